@@ -1,0 +1,1 @@
+"""agentbus: the message bus that AI-agent processes use to work together."""

@@ -1,0 +1,1 @@
+"""What Redis holds: keys, scripts, connections, inboxes."""

@@ -1,0 +1,196 @@
+"""Every error that agentbus raises.
+
+::
+
+    AgentBusError
+    ├── InvalidValue (ValueError)       a value that can never work; names the field
+    │   ├── InvalidTopic
+    │   ├── BodyNotSerializable
+    │   ├── BodyTooLarge
+    │   └── MalformedMessage            an envelope that is not one
+    ├── ConfigurationError
+    │   ├── NoBroker                    no URL given, or no server found to embed
+    │   └── UnsafeBroker                the server would throw messages away
+    ├── BrokerError
+    │   ├── BrokerUnavailable           cannot be reached, or did not answer
+    │   └── BrokerRefused               answered, and said no
+    │       ├── BrokerOutOfMemory
+    │       ├── GroupMissing
+    │       └── WrongKeyType
+    ├── PublishError
+    │   ├── PublishTimeout              the deadline passed; says whether it may be stored
+    │   ├── PublishRefused              the server refused this one message
+    │   ├── QueueFull
+    │   ├── KeyConflict
+    │   ├── NoSuchAgent
+    │   ├── DurabilityUnavailable
+    │   └── PublisherClosed
+    ├── RequestError
+    │   ├── RequestTimeout
+    │   └── RequestFailed               the handler ended without an answer
+    ├── DeliveryError
+    │   ├── StaleDelivery               the lease was lost: somebody else owns the message
+    │   └── AlreadySettled
+    └── Outcome signals that a handler raises: Reject, Defer
+
+A class docstring is the class's default message.
+"""
+
+from __future__ import annotations
+
+
+class AgentBusError(Exception):
+    """Something went wrong in agentbus."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip())
+
+
+class InvalidValue(AgentBusError, ValueError):
+    """A value is not acceptable."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        #: The name of the parameter or envelope field at fault.
+        self.field = field
+        #: What is wrong with it and what would be right.
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[type[InvalidValue], tuple[str, str]]:
+        return type(self), (self.field, self.problem)
+
+
+class InvalidTopic(InvalidValue):
+    """A topic does not follow the grammar."""
+
+
+class BodyNotSerializable(InvalidValue):
+    """A body cannot be written as JSON."""
+
+
+class BodyTooLarge(InvalidValue):
+    """A message is over the size limit."""
+
+
+class MalformedMessage(InvalidValue):
+    """What was stored is not a message envelope."""
+
+
+class ConfigurationError(AgentBusError):
+    """The configuration cannot work."""
+
+
+class NoBroker(ConfigurationError):
+    """No broker: give a URL or start the embedded one."""
+
+
+class UnsafeBroker(ConfigurationError):
+    """The server is configured to throw messages away."""
+
+
+class BrokerError(AgentBusError):
+    """The broker could not do what was asked."""
+
+
+class BrokerUnavailable(BrokerError):
+    """The broker cannot be reached or did not answer in time."""
+
+
+class BrokerRefused(BrokerError):
+    """The broker answered with an error."""
+
+
+class BrokerOutOfMemory(BrokerRefused):
+    """The broker is at its memory limit."""
+
+
+class GroupMissing(BrokerRefused):
+    """A stream or its consumer group does not exist (any more)."""
+
+
+class WrongKeyType(BrokerRefused):
+    """A key holds another type than agentbus keeps there."""
+
+
+class PublishError(AgentBusError):
+    """A message was not published."""
+
+
+class PublishTimeout(PublishError):
+    """The publish deadline passed."""
+
+    def __init__(self, message: str | None = None, *, uncertain: bool = False) -> None:
+        super().__init__(message)
+        #: True when the broker may have stored the message although it never answered.
+        self.uncertain = uncertain
+
+
+class PublishRefused(PublishError):
+    """The broker refused this message."""
+
+
+class QueueFull(PublishError):
+    """The address holds as many unsettled messages as its limit allows."""
+
+
+class KeyConflict(PublishError):
+    """The idempotency key was used before with another message."""
+
+
+class NoSuchAgent(PublishError):
+    """Nobody has ever served this address."""
+
+
+class DurabilityUnavailable(PublishError):
+    """The server cannot give the durability that was asked for."""
+
+
+class PublisherClosed(PublishError):
+    """The publisher is closed."""
+
+
+class RequestError(AgentBusError):
+    """A request got no answer."""
+
+
+class RequestTimeout(RequestError):
+    """Nobody answered in time."""
+
+
+class RequestFailed(RequestError):
+    """The request ended without an answer: it was rejected or its handler failed for good."""
+
+    def __init__(self, message: str | None = None, *, reason: str = "failed") -> None:
+        super().__init__(message)
+        #: The named outcome of the request, for example ``rejected`` or ``exhausted``.
+        self.reason = reason
+
+
+class DeliveryError(AgentBusError):
+    """A delivery cannot be settled."""
+
+
+class StaleDelivery(DeliveryError):
+    """This process lost its lease: the message belongs to somebody else now."""
+
+
+class AlreadySettled(DeliveryError):
+    """This delivery has been settled before."""
+
+
+class Reject(Exception):
+    """Raise in a handler: this message can never succeed; it becomes a dead letter at once."""
+
+    def __init__(self, reason: str = "rejected by the handler") -> None:
+        super().__init__(reason)
+        #: Kept with the dead letter and told to an asker.
+        self.reason = reason
+
+
+class Defer(Exception):
+    """Raise in a handler: not now; hand the message out again after a delay, spending no attempt."""
+
+    def __init__(self, delay: float | str | object = 5.0) -> None:
+        super().__init__(f"deferred for {delay}")
+        #: Seconds, ``"5s"`` or a timedelta.
+        self.delay = delay

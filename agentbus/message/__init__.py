@@ -1,0 +1,1 @@
+"""What travels: envelopes, topics, bodies, durations. Pure: no I/O."""
