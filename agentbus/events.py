@@ -14,7 +14,9 @@ to whoever listens. The actions:
 ``discarded``             a delivery was discarded by its policy
 ``durability_degraded``   the server cannot give the default durability
 ``unknown_eviction``      the server does not say whether it evicts keys
+``settlement_refused``    the broker refuses a settlement; it is tried again
 ``dropped_delivery``      user code let go of a delivery without settling it
+``read_refused``          the broker refuses a read; it is tried again
 ``reconnected``           the broker answers again
 ``rebuilt``               a reader that heard nothing although work waits got a new connection
 ========================  ============================================================================

@@ -276,6 +276,13 @@ class Inbox:
             return None
         return Reclaimed(int(reply[1]), reply[2] == 1, reply[3] == 1, tuple(reply[5::2]))
 
+    async def make_groups(self) -> bool:
+        """Create streams and groups that were deleted; returns whether any was missing."""
+        replies = await self._broker.pipeline(
+            [("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM") for stream in self.keys.sources]
+        )
+        return any(not isinstance(reply, Exception) for reply in replies)
+
     async def sweep(self) -> bool:
         """List lanes that a hand-made entry left out of the index; returns whether anything waits."""
         reply = await self._run("sweep", (self.keys.lanes, *self.keys.sources))

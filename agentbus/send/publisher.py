@@ -71,8 +71,12 @@ class Publisher:
         `DurabilityUnavailable`, `PublishRefused`, or `PublishTimeout` at the deadline; its ``uncertain``
         tells whether the message may be stored all the same.
         """
+        return await self.publish_as(self._sender, topic, body, options)
+
+    async def publish_as(self, sender: Sender, topic: AnyTopic, body: Any, options: PublishOptions) -> Stored:
+        """Send one message in the name of another agent of this process; see `publish`."""
         loop = self._at_home()
-        outgoing = compose(self._sender, topic, body, options, self._settings.message_bytes)
+        outgoing = compose(sender, topic, body, options, self._settings.message_bytes)
         until = loop.time() + self._patience(options)
         if outgoing.durability is not None and outgoing.durability != "stream":
             await self._durabilities.check(outgoing.durability)
