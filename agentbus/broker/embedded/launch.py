@@ -40,13 +40,14 @@ def program_command(name: str, *arguments: str) -> list[str]:
 
 
 def launch_keeper(settings: EmbeddedSettings, places: Places, deadline: float) -> None:
-    """Launch a keeper and return when it, or one that was faster, has had its say.
+    """Launch a keeper and return when it has started its server, has found another keeper at work, or
+    has not answered by the deadline: then it goes on by itself.
 
     The caller holds the start lock. Raises ``BrokerUnavailable`` when the server does not start.
     """
     binary = find_server(settings.server)
     _put_long_log_aside(places.log)
-    with places.log.open("ab") as log:
+    with open(places.log, "ab", opener=_for_the_user_alone) as log:  # noqa: PTH123 - Path has no opener
         before = log.tell()
         keeper = subprocess.Popen(
             program_command("keeper", _plan(settings, places, binary)),
@@ -60,9 +61,9 @@ def launch_keeper(settings: EmbeddedSettings, places: Places, deadline: float) -
         )
     with keeper:
         answer = _read_answer(keeper, deadline)
-    if answer.startswith(("ready", "taken")):
+    if answer.startswith(("ready", "taken", "late")):
         return
-    problem = answer.partition("failed: ")[2] or answer or "its keeper ended without a word"
+    problem = answer.partition("failed: ")[2] or "its keeper ended without a word"
     raise BrokerUnavailable(
         f"The embedded broker ({binary}) did not start: {problem}\n"
         f"The end of {places.log}:\n{log_tail(places.log, since=before)}"
@@ -96,12 +97,16 @@ def _read_answer(keeper: subprocess.Popen[bytes], deadline: float) -> str:
     while not heard.endswith(b"\n"):
         left = deadline - time.monotonic()
         if left <= 0 or not select.select([keeper.stdout], [], [], left)[0]:
-            return "it has not answered in time (it goes on trying; large data take long to load)"
+            return "late"
         read = os.read(keeper.stdout.fileno(), 4096)
         if not read:
             break
         heard += read
     return heard.decode(errors="replace").strip()
+
+
+def _for_the_user_alone(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _put_long_log_aside(log: Path) -> None:

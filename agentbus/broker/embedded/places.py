@@ -6,6 +6,7 @@ import hashlib
 import os
 import stat
 import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,12 +91,25 @@ def runtime_folder() -> Path:
     Raises ``ConfigurationError`` when what stands at that path is a link, is somebody else's, or is open
     to others: whoever can write there could put a server of their own in our place.
     """
-    system = platformdirs.user_runtime_path(appauthor=False)
-    if system.is_dir() and os.access(system, os.W_OK | os.X_OK) and system.stat().st_uid == os.getuid():
+    system = _system_runtime_folder()
+    if system is not None:
         inside = system / "agentbus"
         if _fits(inside / ("0" * 16 + ".sock")):
             return private_folder(inside)
     return private_folder(temporary_folder() / f"agentbus-{os.getuid()}")
+
+
+def _system_runtime_folder() -> Path | None:
+    with warnings.catch_warnings():
+        # platformdirs warns where there is none and names a folder that may not exist. We have an answer.
+        warnings.simplefilter("ignore")
+        path = platformdirs.user_runtime_path(appauthor=False)
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    safe = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
+    return path if safe and os.access(path, os.W_OK | os.X_OK) else None
 
 
 def private_folder(path: Path) -> Path:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote
 
+from agentbus.broker.embedded.command import log_tail
 from agentbus.broker.embedded.launch import launch_keeper
 from agentbus.broker.embedded.places import Places, open_places
 from agentbus.broker.embedded.programs.server_line import ServerLine, ServerSaidNo
@@ -161,7 +162,12 @@ def _read_state(places: Places) -> dict[str, Any] | None:
 
 
 def _not_answering(places: Places) -> BrokerUnavailable:
-    state = _read_state(places) or {}
+    state = _read_state(places)
+    if state is None:
+        return BrokerUnavailable(
+            f"The broker of {places.folder} is not ready yet and goes on starting: large data take long to "
+            f"load. The end of {places.log}:\n{log_tail(places.log)}"
+        )
     host = state.get("host", "an unknown host")
     return BrokerUnavailable(
         f"The broker of {places.folder} runs (on {host}, process {state.get('pid', 'unknown')}) "

@@ -88,7 +88,7 @@ class UseWatch:
 
     def _look(self) -> bool:
         if self._line is None:
-            self._line = ServerLine(self._socket, name=CLIENT_NAME, timeout=2.0)
+            self._line = ServerLine(self._socket, name=CLIENT_NAME, timeout=1.0)
         connections = int(self._line.info("stats")["total_connections_received"])
         others = int(self._line.info("clients")["connected_clients"]) - 1
         used = others > 0 or connections != self._connections
@@ -137,6 +137,9 @@ class Keeper:
         tick = min(5.0, self._plan.idle_seconds / 4)
         while not self._told_to_end:
             self._pause(tick)
+            if not os.path.exists(self._plan.state):  # noqa: PTH110 - plain strings here
+                say("the folder was removed, so nobody can find the broker any more, ending")
+                return
             if self._server is not None and self._server.poll() is not None:
                 if not self._start_again(self._server.returncode):
                     return

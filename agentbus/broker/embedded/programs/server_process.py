@@ -35,7 +35,7 @@ def start_server(
         )
 
 
-def end_server(server: subprocess.Popen[bytes], *, seconds: float = 5.0) -> None:
+def end_server(server: subprocess.Popen[bytes], *, seconds: float = 3.0) -> None:
     """Ask the server to end, and kill it if it has not within ``seconds``."""
     if server.poll() is None:
         server.terminate()
