@@ -8,13 +8,15 @@ import signal
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Unpack
 
 from agentbus.broker.connection import Broker, ConnectionSettings
+from agentbus.broker.embedded import EmbeddedSettings, ensure_running
 from agentbus.broker.keys import check_prefix
 from agentbus.broker.server import check_safe
-from agentbus.errors import AgentBusError, BrokerUnavailable, ConfigurationError
+from agentbus.errors import AgentBusError, ConfigurationError
 from agentbus.events import Events
 from agentbus.message.durations import Duration, milliseconds
 from agentbus.message.message import Message
@@ -30,7 +32,15 @@ from agentbus.send.envelope import AnyTopic, PublishOptions, Sender
 from agentbus.send.publisher import Publisher
 from agentbus.send.requests import Answers, Requests
 from agentbus.send.stored import Stored
-from agentbus.settings import BusSettings, broker_url, default_agent, default_settings
+from agentbus.settings import (
+    EMBEDDED_URL,
+    BusSettings,
+    broker_url,
+    default_agent,
+    default_settings,
+    embedded_home,
+    embedded_server,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,9 +266,11 @@ async def _resolved(url: str) -> str:
     """Return a URL that can be connected to; ``embedded://`` starts the user's embedded broker."""
     if not url.startswith("embedded:"):
         return url
-    from agentbus.broker.embedded import ensure_running
-
-    raise BrokerUnavailable(str(ensure_running))
+    if url != EMBEDDED_URL:
+        raise ConfigurationError(f"url: {url!r}: the embedded broker's URL is {EMBEDDED_URL}")
+    home = embedded_home()
+    settings = EmbeddedSettings(folder=Path(home) if home else None, server=embedded_server())
+    return (await ensure_running(settings)).url
 
 
 async def _run_all(subscribers: list[Subscriber]) -> None:
