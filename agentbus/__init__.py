@@ -21,6 +21,7 @@ from agentbus.errors import (
     MalformedMessage,
     NoBroker,
     NoSuchAgent,
+    PolicyConflict,
     PublisherClosed,
     PublishError,
     PublishRefused,
@@ -35,6 +36,7 @@ from agentbus.errors import (
     WrongKeyType,
 )
 from agentbus.events import Event, Events
+from agentbus.message.address_policy import Policy
 from agentbus.message.message import Message
 from agentbus.message.policy import Retry
 from agentbus.message.topics import Topic
@@ -80,6 +82,8 @@ __all__ = [
     "Middleware",
     "NoBroker",
     "NoSuchAgent",
+    "Policy",
+    "PolicyConflict",
     "PublishError",
     "PublishOptions",
     "PublishRefused",

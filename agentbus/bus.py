@@ -14,13 +14,15 @@ from typing import Any, Unpack
 
 from agentbus.broker.connection import Broker, ConnectionSettings
 from agentbus.broker.embedded import EmbeddedSettings, ensure_running
+from agentbus.broker.inbox import Inbox
 from agentbus.broker.keys import check_prefix
 from agentbus.broker.server import check_safe
-from agentbus.errors import AgentBusError, ConfigurationError
+from agentbus.errors import AgentBusError, ConfigurationError, PolicyConflict
 from agentbus.events import Events
+from agentbus.message.address_policy import Policy
 from agentbus.message.durations import Duration, milliseconds
 from agentbus.message.message import Message
-from agentbus.message.topics import check_name
+from agentbus.message.topics import check_name, parse_address
 from agentbus.receive.agent import Agent
 from agentbus.receive.incarnation import Grounds
 from agentbus.receive.lease import Heart
@@ -178,6 +180,27 @@ class Bus:
         failed for good.
         """
         return await self.rooms.requests.request(topic, body, reply, timeout, options)
+
+    # --- policies ---
+
+    async def declare(self, address: str, policy: Policy) -> None:
+        """Declare the policy of an address, for example ``agent.reviewer``.
+
+        Declaring the same again is fine; another one raises `PolicyConflict` and changes nothing.
+        """
+        inbox = Inbox(self.rooms.broker, self.settings.prefix, parse_address(address))
+        conflicts = await inbox.declare(policy.to_fields())
+        if conflicts:
+            what = "; ".join(
+                f"{field} is {stored or 'unset'}, not {declared or 'unset'}"
+                for field, stored, declared in conflicts
+            )
+            raise PolicyConflict(f"{inbox.address} was declared with another policy before: {what}")
+
+    async def policy(self, address: str) -> Policy:
+        """Return the declared policy of an address; every field None when there is none."""
+        inbox = Inbox(self.rooms.broker, self.settings.prefix, parse_address(address))
+        return Policy.from_fields(await inbox.policy_fields())
 
     # --- serving ---
 

@@ -24,7 +24,8 @@ class Handler:
 
     function: Callable[..., Any]
     message_type: str
-    retry: Retry
+    #: None: the policy of the address, else the agent's.
+    retry: Retry | None
     #: Seconds; None = no limit.
     timeout: float | None
     #: False: a plain function, run in a thread.
@@ -37,7 +38,7 @@ class Handler:
 def bind(
     function: Callable[..., Any],
     message_type: str,
-    retry: Retry,
+    retry: Retry | None,
     timeout: float | None,
     body: type[Any] | None,
 ) -> Handler:

@@ -20,13 +20,14 @@ from agentbus.broker.inbox import Inbox, RawEntry
 from agentbus.broker.keys import SOURCES, addresses
 from agentbus.errors import BrokerError, BrokerUnavailable
 from agentbus.events import Events
+from agentbus.message.address_policy import Policy
 from agentbus.message.backoff import Backoff
 from agentbus.message.durations import seconds
 from agentbus.receive.agent import Agent
 from agentbus.receive.audit import Audit
 from agentbus.receive.delivery import Delivery, Source
 from agentbus.receive.execution import Execution
-from agentbus.receive.housekeeping import Housekeeper, Nudges, Told
+from agentbus.receive.housekeeping import NO_POLICY, Housekeeper, Nudges, Told, read_policy
 from agentbus.receive.intake import Intake
 from agentbus.receive.lease import Heart, Lease, clock
 from agentbus.receive.outcome import RELEASED
@@ -98,6 +99,7 @@ class Incarnation:
             for inbox in inboxes
         }
         self._nudges = Nudges(grounds.broker, list(self.housekeepers.values()))
+        self._policies: dict[str, Policy] = {}
         self._runners: list[asyncio.Task[None]] = []
         self._children: list[asyncio.Task[None]] = []
         self._reader: asyncio.Task[None] | None = None
@@ -108,6 +110,7 @@ class Incarnation:
         """Become known at every address."""
         for inbox in self.lease.inboxes:
             await self._grounds.broker.execute("SADD", addresses(self._grounds.prefix), inbox.address)
+            self._policies[inbox.address] = await read_policy(inbox, self._grounds.events)
             sent_at = clock()
             joined = await inbox.join(self.consumer)
             self.lease.answered(sent_at, joined.server_ms)
@@ -302,6 +305,10 @@ class Incarnation:
             with contextlib.suppress(BrokerError):
                 names = [inbox.address for inbox in self.lease.inboxes]
                 await self._grounds.broker.execute("SADD", addresses(self._grounds.prefix), *names)
+
+    def policy(self, address: str) -> Policy:
+        """The policy of an address, as it was when this consumer joined."""
+        return self._policies.get(address, NO_POLICY)
 
     def siblings(self, address: str) -> int:
         """How many instances serve an address."""
