@@ -28,7 +28,7 @@ from agentbus.receive.incarnation import Grounds
 from agentbus.receive.lease import Heart
 from agentbus.receive.outcome import Outcome
 from agentbus.receive.pulling import PulledDelivery, Puller
-from agentbus.receive.subscriber import Subscriber
+from agentbus.receive.subscriber import Subscriber, first_error
 from agentbus.receive.workload import SuspectGate
 from agentbus.send.envelope import AnyTopic, PublishOptions, Sender
 from agentbus.send.publisher import Publisher
@@ -131,7 +131,7 @@ class Bus:
         self._pulls.clear()
         await rooms.requests.close()
         await rooms.publisher.close()
-        rooms.grounds.heart.stop()
+        await rooms.grounds.heart.stop()
         await rooms.broker.close()
 
     def _connection(self, url: str, role: str) -> ConnectionSettings:
@@ -297,9 +297,13 @@ async def _resolved(url: str) -> str:
 
 
 async def _run_all(subscribers: list[Subscriber]) -> None:
-    async with asyncio.TaskGroup() as group:
-        for subscriber in subscribers:
-            group.create_task(subscriber.run(), name=f"agentbus agent {subscriber.agent.name}")
+    """Run subscribers until all have ended; when one fails the others drain and its error is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for subscriber in subscribers:
+                group.create_task(subscriber.run(), name=f"agentbus agent {subscriber.agent.name}")
+    except BaseExceptionGroup as failures:
+        raise first_error(failures) from failures
 
 
 @contextlib.contextmanager

@@ -84,9 +84,8 @@ class Incarnation:
         self.lease = Lease(
             self.consumer, inboxes, seconds(settings.lease, "lease"), _stall_limit(agent), self._lose
         )
-        prefetch = settings.prefetch if runners else 0
         self.workload = Workload(
-            max(1, runners), prefetch, seconds(settings.prefetch_below, "prefetch_below"), grounds.gate
+            runners, settings.prefetch, seconds(settings.prefetch_below, "prefetch_below"), grounds.gate
         )
         self.settler = Settler(self.consumer, self._sources, execution, grounds.events, self._lose)
         self.intake = Intake(
@@ -260,7 +259,7 @@ class Incarnation:
         begun = time.perf_counter()
         try:
             if delivery.suspect:
-                await self._mark_started(delivery)
+                await self.mark_started(delivery)
             outcome = await self._execution.run(delivery)
             self.settler.settle(delivery, outcome)
         except asyncio.CancelledError:
@@ -272,7 +271,7 @@ class Incarnation:
         finally:
             self.workload.finished(delivery, time.perf_counter() - begun)
 
-    async def _mark_started(self, delivery: Delivery) -> None:
+    async def mark_started(self, delivery: Delivery) -> None:
         """Charge this one, and not its neighbours, if the process dies now."""
         backoff = Backoff()
         while True:

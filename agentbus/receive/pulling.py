@@ -96,6 +96,8 @@ class Puller:
                 continue
             ended = self._subscriber.execution.open(inner)
             if ended is None:
+                if inner.suspect:
+                    await incarnation.mark_started(inner)
                 return self._hand_out(incarnation, inner)
             await self._subscriber.execution.answer(inner, ended)
             incarnation.settler.settle(inner, ended)

@@ -57,23 +57,27 @@ class Subscriber:
         count = self.agent.concurrency if runners is None else runners
         try:
             while not self._stop.is_set():
-                self._incarnation = Incarnation(
-                    self.agent, self._grounds, self.execution, self._tell_dead, count
-                )
-                if await self._join(self._incarnation):
+                if await self._join(count):
+                    assert self._incarnation is not None
                     await self._live(self._incarnation)
         finally:
             self.execution.close()
 
-    async def _join(self, incarnation: Incarnation) -> bool:
-        """Join as soon as the broker can be reached; False when stopped before."""
+    async def _join(self, runners: int) -> bool:
+        """Join as soon as the broker can be reached; False when stopped before.
+
+        Under a new name each time: a join whose reply was lost has taken the old one.
+        """
         backoff = Backoff()
         while not self._stop.is_set():
+            incarnation = Incarnation(self.agent, self._grounds, self.execution, self._tell_dead, runners)
             try:
                 await incarnation.join()
-                return True
             except BrokerUnavailable:
                 await asyncio.sleep(backoff.next_pause())
+                continue
+            self._incarnation = incarnation
+            return True
         return False
 
     async def _live(self, incarnation: Incarnation) -> None:
@@ -83,7 +87,7 @@ class Subscriber:
             # One failed child ended the others; the user wants its error, not the group around it.
             _, rest = group.split(asyncio.CancelledError)
             if rest is not None:
-                raise _first(rest) from group
+                raise first_error(rest) from group
             raise
 
     async def _tell_dead(self, inbox: Inbox, texts: Sequence[bytes]) -> None:
@@ -116,7 +120,7 @@ class Subscriber:
         return self._incarnation.siblings(address) if self._incarnation is not None else 1
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return the first error inside nested groups."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
