@@ -30,8 +30,8 @@ GROUPS: dict[str, tuple[str, ...]] = {"run": (), "develop": ("test", "lint", "bu
 #: What hatchling asks for when it builds an editable install, without naming it in its own metadata.
 EDITABLE_BUILD = "editables"
 NO_PIP = (
-    "no pip, virtualenv or uv was found, and this Python cannot make one itself (it has no ensurepip).\n"
-    "  Install one and run make again; on Debian and Ubuntu: apt-get install python3-venv"
+    "this Python has no ensurepip, and neither pip nor virtualenv nor uv was found: install one and run "
+    "make again (Debian and Ubuntu: apt-get install python3-venv)"
 )
 
 
@@ -153,7 +153,7 @@ def create(folder: Path) -> None:
     if succeeds(bare):
         for command in pips_elsewhere(folder):
             if succeeds([*command, "--constraint", str(CONSTRAINTS), "pip"]) and works(folder):
-                say(f"this Python has no ensurepip; took pip with {Path(command[0]).name}")
+                say("this Python has no ensurepip; took the pip of this machine")
                 return
     for command in virtualenvs():
         if succeeds([*command, "--clear", "--python", sys.executable, str(folder)]) and works(folder):
