@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
         say(str(problem))
         return 1
     except KeyboardInterrupt:
-        say("interrupted; the next make goes on from here")
+        say("interrupted; the next make begins again")
         return 130
     return 0
 
@@ -93,9 +93,11 @@ def prepare(purpose: str) -> None:
     # Removed first and written last: an interrupted set-up is never taken for a finished one.
     for holder in (*GROUPS, "bench"):
         stamp(folder, holder).unlink(missing_ok=True)
-    if not works(folder) or moved(folder):
+    if not works(folder) or moved(folder) or unfinished(folder).exists():
         create(folder)
+    unfinished(folder).touch()
     install(purpose, folder)
+    unfinished(folder).unlink()
     write_stamp(folder, purpose, wanted)
     say(f"{folder.name} is ready after {time.monotonic() - started:.0f} s")
 
@@ -142,6 +144,14 @@ def moved(folder: Path) -> bool:
         return str(folder) not in (folder / "bin" / "activate").read_text()
     except OSError:
         return False
+
+
+def unfinished(folder: Path) -> Path:
+    """Return the mark of a running installation.
+
+    One that was killed can leave a package half there, which pip then takes for installed.
+    """
+    return folder / ".installing"
 
 
 def create(folder: Path) -> None:
@@ -225,9 +235,8 @@ def run_pip(command: list[str]) -> None:
 
 
 def succeeds(command: list[str]) -> bool:
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     try:
-        return subprocess.run(command, **quiet).returncode == 0
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
     except OSError:
         return False
 
