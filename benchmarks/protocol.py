@@ -98,6 +98,9 @@ class Candidate(ABC):
     async def unsettled(self, queue: str) -> int:
         """How many delivered messages the broker still regards as in flight."""
 
+    async def discard(self, queue: str) -> None:
+        """Throw the queue away after its measurement. Redis is flushed by the runner instead."""
+
     async def publish_all(self, queue: str, count: int) -> None:
         """Publish `count` messages as an application with many tasks does."""
         await publish_concurrently(lambda: self.publish(queue), count)

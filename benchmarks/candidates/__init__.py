@@ -20,8 +20,16 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "taskiq": ("taskiq", "TaskiqRedis"),
     "streaq": ("streaq", "StreaQ"),
     "jetstream": ("jetstream", "JetStream"),
+    "jetstream-push": ("jetstream", "JetStreamPush"),
     "rabbitmq": ("rabbitmq", "RabbitQuorum"),
 }
+
+#: The ones that run in the project's own environment; the others need the peers' one.
+AT_HOME = frozenset(name for name in CATALOGUE if name.startswith(("raw", "agentbus")))
+
+RAW_PUBLISH, RAW_CONSUME, RAW_LATENCY = "raw-script", "raw-read", "raw-latency"
+AGENTBUS, AGENTBUS_MANY = "agentbus", "agentbus-many"
+FASTSTREAM, JETSTREAM, JETSTREAM_PUSH = "faststream", "jetstream", "jetstream-push"
 
 
 def load(name: str) -> type[Candidate]:

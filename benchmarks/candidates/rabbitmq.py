@@ -51,6 +51,13 @@ class RabbitQuorum(Candidate):
         message = aio_pika.Message(self.payload, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
         await self.channel.default_exchange.publish(message, routing_key=queue)
 
+    async def discard(self, queue: str) -> None:
+        await self.channel.queue_delete(queue)
+
+    def versions(self) -> dict[str, str]:
+        properties = self.connection.transport.connection.server_properties
+        return {**super().versions(), "rabbitmq-server": str(properties.get("version"))}
+
     async def unsettled(self, queue: str) -> int:
         """AMQP does not tell what is unacknowledged: our own count, once the broker has read our acks."""
         await self.consumer_channel.declare_queue(queue, passive=True)

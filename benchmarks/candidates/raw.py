@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from redis.asyncio import Redis
 
-from ..protocol import CONSUME, LATENCY, PUBLISH, Candidate, Description, body_bytes
+from ..protocol import BOTH, CONSUME, LATENCY, PUBLISH, Candidate, Description, body_bytes
 from .redis_probe import make_group, pending
 
 if TYPE_CHECKING:
@@ -121,8 +121,12 @@ class RawRead(Raw):
         packages=("redis", "hiredis"),
         server="redis",
         setup=f"COUNT {BATCH}; the XACK of a batch travels with the next XREADGROUP. No handler, no decoding.",
-        measures=frozenset({CONSUME}),
+        measures=frozenset({CONSUME, BOTH}),
     )
+
+    async def publish_all(self, queue: str, count: int) -> None:
+        """What the reader reads while both sides run: script batches."""
+        await self.fill(queue, count)
 
 
 class RawLatency(Raw):
