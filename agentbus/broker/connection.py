@@ -1,0 +1,228 @@
+"""Connections to the broker. The only module that knows the driver and its errors.
+
+A `Link` is one connection with one user at a time and its own reply deadline. `Broker` keeps a small pool
+of links for commands and opens separate ones for reads that block. Nothing here repeats a command: a write
+whose reply was lost may have happened, and only its caller knows how to ask again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import redis.exceptions as driver
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio.retry import Retry as DriverRetry
+from redis.backoff import NoBackoff
+
+from agentbus.errors import (
+    BrokerError,
+    BrokerOutOfMemory,
+    BrokerRefused,
+    BrokerUnavailable,
+    ConfigurationError,
+    GroupMissing,
+    WrongKeyType,
+)
+
+#: What may travel as an argument of a command.
+Argument = str | bytes | int | float
+
+SCHEMES = ("redis", "rediss", "unix")
+#: Answers that mean "not now": the command was not executed and may be sent again.
+_TRANSIENT: Final = (
+    "LOADING", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED", "MISCONF", "NOREPLICAS",
+    "BUSY ", "UNKILLABLE",
+)  # fmt: skip
+_TRANSIENT_TYPES: Final = (
+    driver.ConnectionError,
+    driver.TimeoutError,
+    driver.ReadOnlyError,
+    driver.TryAgainError,
+    driver.ClusterDownError,
+    driver.MasterDownError,
+)
+
+
+class ScriptMissing(BrokerRefused):
+    """The server does not know this script: it was restarted or is new."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionSettings:
+    """How to reach the broker."""
+
+    #: ``redis://``, ``rediss://`` or ``unix://``, with user and password if needed.
+    url: str
+    #: Shown by CLIENT LIST, which is where people look first.
+    client_name: str = "agentbus"
+    #: Seconds until a command without an answer counts as lost.
+    command_timeout: float = 5.0
+    #: Seconds.
+    connect_timeout: float = 5.0
+    #: Links in the command pool; a caller beyond that waits for one.
+    most_links: int = 16
+
+    def __repr__(self) -> str:
+        return f"ConnectionSettings(url={masked(self.url)!r}, client_name={self.client_name!r})"
+
+
+def masked(url: str) -> str:
+    """Return a URL that can be shown: without its password."""
+    password = urlsplit(url).password
+    return url.replace(f":{password}@", ":***@", 1) if password else url
+
+
+def map_error(error: BaseException) -> BrokerError:
+    """Return our error for one of the driver's."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, driver.NoScriptError):
+        return ScriptMissing(text)
+    if isinstance(error, driver.OutOfMemoryError) or text.startswith("OOM"):
+        return BrokerOutOfMemory(f"the broker is at its memory limit: {text}")
+    if isinstance(error, driver.AuthenticationError | driver.AuthorizationError):
+        return BrokerRefused(f"the broker refused the login: {text}")
+    if isinstance(error, driver.NoPermissionError):
+        return BrokerRefused(f"the broker's access rules forbid this: {text}")
+    if isinstance(error, driver.ResponseError | driver.ClusterError) and text.startswith("NOGROUP"):
+        return GroupMissing(text)
+    if text.startswith("WRONGTYPE"):
+        return WrongKeyType(text)
+    if isinstance(error, (*_TRANSIENT_TYPES, OSError, TimeoutError)) or text.startswith(_TRANSIENT):
+        return BrokerUnavailable(f"the broker is not available: {text}")
+    return BrokerRefused(text)
+
+
+class Link:
+    """One connection, used by one task at a time; reconnects on its next use after an error."""
+
+    def __init__(self, connection: AbstractConnection, timeout: float) -> None:
+        self._connection = connection
+        self._timeout = timeout
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection is open as far as this side knows."""
+        return bool(self._connection.is_connected)
+
+    async def execute(self, *arguments: Argument, timeout: float | None = None) -> Any:
+        """Send one command and return its reply, undecoded.
+
+        ``timeout`` is in seconds. Raises a `BrokerError`; after `BrokerUnavailable` the command may or may
+        not have been executed.
+        """
+        try:
+            # One deadline for connecting, writing and reading: a stopped server stalls any of them.
+            async with asyncio.timeout(timeout or self._timeout):
+                await self._connection.send_command(*arguments, check_health=False)
+                return await self._connection.read_response()
+        except (driver.RedisError, OSError, TimeoutError) as error:
+            raise map_error(error) from error
+
+    async def pipeline(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
+        """Send several commands in one write; a command that was refused has its `BrokerError` as reply."""
+        replies: list[Any] = []
+        try:
+            async with asyncio.timeout(self._timeout):
+                packed = self._connection.pack_commands(commands)
+                await self._connection.send_packed_command(packed, check_health=False)
+                for _ in commands:
+                    try:
+                        replies.append(await self._connection.read_response())
+                    except driver.ResponseError as error:
+                        replies.append(map_error(error))
+        except (driver.RedisError, OSError, TimeoutError) as error:
+            raise map_error(error) from error
+        return replies
+
+    async def send(self, *arguments: Argument) -> None:
+        """Send a command whose replies are read with `read` (SUBSCRIBE)."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._connection.send_command(*arguments, check_health=False)
+        except (driver.RedisError, OSError, TimeoutError) as error:
+            raise map_error(error) from error
+
+    async def read(self, timeout: float | None) -> Any:
+        """Return the next reply or pushed message; None when nothing came within ``timeout`` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._connection.read_response(disconnect_on_error=False)
+        except TimeoutError:
+            return None
+        except (driver.RedisError, OSError) as error:
+            raise map_error(error) from error
+
+    async def close(self) -> None:
+        """Close the connection; a later use opens it again."""
+        await self._connection.disconnect(nowait=True)
+
+
+class Broker:
+    """The way to one server: a pool of links for commands, and further links on demand."""
+
+    def __init__(self, settings: ConnectionSettings) -> None:
+        self.settings = settings
+        self._pool = _driver_pool(settings)
+        self._idle: list[Link] = []
+        self._slots = asyncio.Semaphore(settings.most_links)
+
+    def open_link(self, timeout: float | None = None) -> Link:
+        """Return a link of its own, for reads that block or bulk that must not delay others."""
+        connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        return Link(connection, timeout or self.settings.command_timeout)
+
+    async def execute(self, *arguments: Argument) -> Any:
+        """Send one command over the pool and return its reply."""
+        async with self._slots:
+            link = self._idle.pop() if self._idle else self.open_link()
+            try:
+                return await link.execute(*arguments)
+            finally:
+                self._idle.append(link)
+
+    async def pipeline(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
+        """Send several commands in one write over the pool."""
+        async with self._slots:
+            link = self._idle.pop() if self._idle else self.open_link()
+            try:
+                return await link.pipeline(commands)
+            finally:
+                self._idle.append(link)
+
+    def forget_links(self) -> None:
+        """Abandon the pooled links without closing them: after a fork they belong to the parent."""
+        self._idle.clear()
+        self._slots = asyncio.Semaphore(self.settings.most_links)
+
+    async def close(self) -> None:
+        """Close every pooled connection."""
+        while self._idle:
+            await self._idle.pop().close()
+
+
+def _driver_pool(settings: ConnectionSettings) -> ConnectionPool:
+    scheme = urlsplit(settings.url).scheme
+    if scheme not in SCHEMES:
+        raise ConfigurationError(
+            f"url: {masked(settings.url)!r} is not a broker URL; use redis://host:6379, rediss://host:6379 "
+            "or unix:///path/to/socket"
+        )
+    try:
+        return ConnectionPool.from_url(
+            settings.url,
+            # Deadlines are ours (see Link.execute): the driver's cost a task for every write.
+            socket_timeout=None,
+            socket_connect_timeout=settings.connect_timeout,
+            # The driver's default repeats a write up to ten times: one XADD became five entries.
+            retry=DriverRetry(NoBackoff(), 0),
+            # One shape of replies on every server and every version of the driver.
+            protocol=2,
+            client_name=settings.client_name,
+            health_check_interval=0,
+        )
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(f"url: {masked(settings.url)!r}: {error}") from error

@@ -1,0 +1,380 @@
+"""One address as Redis holds it: the verbs of an inbox.
+
+The only module besides ``inspection`` that speaks stream commands. Each verb is one script call, one atomic
+step; what it needs of the server's answer comes back as a value.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from agentbus.broker.connection import Argument, Broker, Link
+from agentbus.broker.keys import GROUP, InboxKeys, inbox_keys
+from agentbus.broker.scripts import Call, load, run
+from agentbus.errors import BrokerRefused, GroupMissing, StaleDelivery, WrongKeyType
+
+#: Entries of a consumer that one reclaim step moves: about two milliseconds of the server's time.
+RECLAIM_STEP = 200
+#: Deaths of an owner that make a message a dead letter.
+FATAL_CRASHES = 3
+PROMOTE_STEP = 200
+TRIM_STEP = 2_000
+
+
+class RawEntry(NamedTuple):
+    """One entry as it was handed out."""
+
+    #: Index into `keys.SOURCES`.
+    source: int
+    entry_id: bytes
+    #: The envelope as JSON text; empty when the entry has no such field.
+    message: bytes
+    #: The state as JSON text; empty when there is none.
+    state: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BatchAnswer:
+    """What became of one published batch."""
+
+    #: ``stored``, ``recovered`` (it was stored before, the reply was lost) or ``gap`` (nothing written).
+    kind: str
+    #: Whether anybody has ever served the address.
+    known: bool = False
+    #: ``stored``: an entry id, ``due <id>`` or ``!refusal`` for each message.
+    results: Sequence[bytes] = ()
+    #: ``recovered``: refusals by position in the batch, counted from 1.
+    refusals: Mapping[str, str] | None = None
+    #: ``gap``: the last position the server knows.
+    last: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What a consumer learns when it joins."""
+
+    server_ms: int
+    served_before: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Promoted:
+    """What came due."""
+
+    moved: int
+    #: Server time in ms at which the next message comes due.
+    next_due_ms: int | None
+    server_ms: int
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaimed:
+    """What one step of a takeover did; None instead of this when the consumer lives."""
+
+    moved: int
+    more: bool
+    charged: bool
+    #: Messages that became dead letters, as JSON text: their askers wait.
+    dead: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """One consumer of the group."""
+
+    name: str
+    pending: int
+
+
+class Inbox:
+    """The inbox of one address."""
+
+    def __init__(self, broker: Broker, prefix: str, address: str) -> None:
+        self._broker = broker
+        self.address = address
+        self.keys: InboxKeys = inbox_keys(prefix, address)
+
+    async def _run(
+        self, name: str, keys: Sequence[str], *arguments: Argument, link: Link | None = None
+    ) -> Any:
+        try:
+            return await run(link or self._broker, Call(load(name), keys, arguments))
+        except WrongKeyType as error:
+            raise await self._named(error) from error
+
+    async def _named(self, error: WrongKeyType) -> WrongKeyType:
+        """Say which key has the wrong type: the server's own message does not."""
+        expected = {
+            self.keys.lanes: b"zset", self.keys.due: b"zset", self.keys.delayed: b"hash",
+            self.keys.dead: b"stream", self.keys.alive: b"hash", self.keys.started: b"hash",
+            self.keys.outcomes: b"stream", self.keys.ledger: b"hash",
+            **dict.fromkeys(self.keys.sources, b"stream"),
+        }  # fmt: skip
+        types = await self._broker.pipeline([("TYPE", key) for key in expected])
+        wrong = [
+            f"{key} is a {found.decode()}, not a {expected[key].decode()}"
+            for key, found in zip(expected, types, strict=True)
+            if isinstance(found, bytes) and found not in (b"none", expected[key])
+        ]
+        return WrongKeyType("; ".join(wrong) or str(error))
+
+    # --- the way out ---
+
+    async def publish(
+        self,
+        producer: str,
+        first: int,
+        lanes: str,
+        options: str,
+        texts: Sequence[bytes],
+        limits: tuple[int, int, int],
+    ) -> BatchAnswer:
+        """Store one frozen batch; see ``publish.lua``.
+
+        ``limits`` are the life of the producer record (ms), the most unsettled messages, and the window of
+        idempotency keys (ms).
+        """
+        keys = self.keys
+        reply = await self._run(
+            "publish",
+            (
+                keys.producer + producer, keys.ledger, keys.lanes, keys.due, keys.delayed, keys.dead,
+                keys.keys_even, keys.keys_odd, keys.keys_due, *keys.priority_lanes,
+            ),
+            first, lanes, limits[0], limits[1], limits[2], options, keys.nudge, *texts,
+        )  # fmt: skip
+        kind = reply[0]
+        if kind == b"stored":
+            return BatchAnswer("stored", known=reply[1] == 1, results=reply[2:])
+        if kind == b"recovered":
+            refusals = json.loads(reply[2]) if reply[2] else {}
+            return BatchAnswer("recovered", known=reply[1] == 1, refusals=refusals)
+        return BatchAnswer("gap", last=int(reply[1]))
+
+    # --- taking part ---
+
+    async def join(self, consumer: str) -> Joined:
+        """Make a consumer known; raises `BrokerRefused` when the name is in use."""
+        keys = self.keys
+        reply = await self._run("join", (keys.alive, keys.ledger, *keys.sources), consumer)
+        if reply[0] == b"taken":
+            raise BrokerRefused(f"a consumer named {consumer} already serves {self.address}")
+        return Joined(server_ms=int(reply[1]), served_before=reply[3] == 1)
+
+    def beat(self, consumer: str, lag_ms: int, phase: str) -> Call:
+        """Return the call that raises a consumer's beat: ``[1, server ms]``, or ``[0, …]`` when fenced."""
+        return Call(load("beat"), (self.keys.alive,), (consumer, lag_ms, phase))
+
+    async def leave(self, consumer: str) -> int:
+        """Take a consumer out; returns how many entries it still held (a sweep takes them)."""
+        keys = self.keys
+        reply = await self._run("leave", (keys.alive, keys.started, *keys.sources), consumer)
+        return int(reply[1])
+
+    # --- the way back ---
+
+    async def fetch(
+        self, consumer: str, most: int, most_bytes: int, link: Link | None = None
+    ) -> list[RawEntry]:
+        """Take up to ``most`` messages in serving order; raises `StaleDelivery` when fenced."""
+        keys = self.keys
+        reply = await self._run(
+            "fetch", (keys.alive, keys.ledger, keys.lanes, keys.outcomes, *keys.sources),
+            consumer, most, most_bytes, link=link,
+        )  # fmt: skip
+        self._check(reply)
+        items = iter(reply[2:])
+        return list(map(RawEntry, items, items, items, items))
+
+    async def settle(self, consumer: str, outcome: str, entries: Mapping[int, Iterable[bytes]]) -> int:
+        """End deliveries; returns how many were still open. Raises `StaleDelivery` when fenced."""
+        keys = self.keys
+        arguments: list[Argument] = [consumer, outcome]
+        for source, ids in entries.items():
+            arguments += (source, b" ".join(ids))
+        reply = await self._run("settle", (keys.alive, keys.ledger, keys.outcomes, *keys.sources), *arguments)
+        self._check(reply)
+        return int(reply[1])
+
+    async def postpone(
+        self, consumer: str, entry: RawEntry, delay_ms: int, kind: str, failure: str, message_id: str
+    ) -> bool:
+        """Move a delivery to ``due``; ``kind`` is retried, deferred or bounced. False: settled before."""
+        keys = self.keys
+        reply = await self._run(
+            "postpone",
+            (keys.alive, keys.ledger, keys.due, keys.delayed, keys.outcomes, keys.sources[entry.source]),
+            consumer, entry.entry_id, entry.source, delay_ms, kind, failure, message_id, keys.nudge,
+        )  # fmt: skip
+        self._check(reply)
+        return bool(reply[0] == b"postponed")
+
+    async def bury(
+        self, consumer: str, entry: RawEntry, reason: str, detail: str, failure: str, max_retries: int
+    ) -> str | None:
+        """Make a delivery a dead letter; returns its id, or None when it was settled before."""
+        keys = self.keys
+        reply = await self._run(
+            "bury",
+            (keys.alive, keys.ledger, keys.dead, keys.outcomes, keys.sources[entry.source]),
+            consumer, entry.entry_id, entry.source, reason, detail, failure, max_retries,
+        )  # fmt: skip
+        self._check(reply)
+        return reply[1].decode() if reply[0] == b"buried" else None
+
+    async def release(self, consumer: str, entries: Mapping[int, Iterable[bytes]]) -> int:
+        """Hand deliveries back at once, nothing spent; returns how many were still held."""
+        keys = self.keys
+        arguments: list[Argument] = [consumer]
+        for source, ids in entries.items():
+            arguments += (source, b" ".join(ids))
+        reply = await self._run(
+            "release", (keys.alive, keys.ledger, keys.outcomes, *keys.sources), *arguments
+        )
+        self._check(reply)
+        return int(reply[1])
+
+    async def mark_started(self, consumer: str, entry: RawEntry) -> None:
+        """Mark the one suspect that this consumer is about to start."""
+        reply = await self._run(
+            "mark", (self.keys.alive, self.keys.started), consumer, entry.source, entry.entry_id
+        )
+        self._check(reply)
+
+    def _check(self, reply: Any) -> None:
+        if reply[0] == b"fenced":
+            raise StaleDelivery(f"the lease on {self.address} was lost; somebody else has its messages now")
+
+    # --- housekeeping ---
+
+    async def promote(self, window_ms: int, most: int = PROMOTE_STEP) -> Promoted:
+        """Move messages that came due to where they are read."""
+        keys = self.keys
+        reply = await self._run(
+            "promote",
+            (
+                keys.ledger, keys.due, keys.delayed, keys.lanes, keys.outcomes, keys.keys_even, keys.keys_odd,
+                keys.keys_due, *keys.sources,
+            ),
+            most, window_ms,
+        )  # fmt: skip
+        upcoming = float(reply[1]) if reply[1] else None
+        return Promoted(int(reply[0]), int(upcoming) if upcoming else None, int(reply[2]), reply[3] == 1)
+
+    async def reclaim(self, consumer: str, seen_beat: str, charge: bool = False) -> Reclaimed | None:
+        """Take what a dead consumer held, one step; ``seen_beat`` '' = its name is not in ``alive``."""
+        keys = self.keys
+        reply = await self._run(
+            "reclaim", (keys.alive, keys.started, keys.ledger, keys.dead, keys.outcomes, *keys.sources),
+            consumer, seen_beat, RECLAIM_STEP, FATAL_CRASHES, int(charge),
+        )  # fmt: skip
+        if reply[0] == b"alive":
+            return None
+        return Reclaimed(int(reply[1]), reply[2] == 1, reply[3] == 1, tuple(reply[5::2]))
+
+    async def make_groups(self) -> bool:
+        """Create streams and groups that were deleted; returns whether any was missing."""
+        replies = await self._broker.pipeline(
+            [("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM") for stream in self.keys.sources]
+        )
+        return any(not isinstance(reply, Exception) for reply in replies)
+
+    async def sweep(self) -> bool:
+        """List lanes that a hand-made entry left out of the index; returns whether anything waits."""
+        reply = await self._run("sweep", (self.keys.lanes, *self.keys.sources))
+        return bool(reply[0] == 1)
+
+    async def trim(self, messages: int, age_ms: int, most_bytes: int) -> tuple[int, bool]:
+        """Remove ended entries beyond the history kept; returns how many, and whether there are more."""
+        keys = self.keys
+        reply = await self._run(
+            "trim", (keys.outcomes, *keys.sources), messages, age_ms, most_bytes, TRIM_STEP
+        )
+        return int(reply[0]), reply[1] == 1
+
+    async def beats(self) -> dict[str, str]:
+        """Return consumer to beat, as the server has it now."""
+        reply = await self._broker.execute("HGETALL", self.keys.alive)
+        items = iter(reply)
+        return {name.decode(): beat.decode() for name, beat in zip(items, items, strict=True)}
+
+    async def holdings(self) -> list[Holding]:
+        """Return every consumer of the group with the number of entries it holds over all streams."""
+        replies = await self._broker.pipeline(
+            [("XINFO", "CONSUMERS", stream, GROUP) for stream in self.keys.sources]
+        )
+        held: dict[str, int] = {}
+        for reply in replies:
+            if isinstance(reply, Exception):
+                if isinstance(reply, GroupMissing) or "no such key" in str(reply):
+                    continue
+                raise reply
+            for consumer in reply:
+                fields = dict(zip(consumer[::2], consumer[1::2], strict=True))
+                name = fields[b"name"].decode()
+                held[name] = held.get(name, 0) + int(fields[b"pending"])
+        return [Holding(name, pending) for name, pending in held.items()]
+
+    async def held_ids(self, consumer: str, most: int = 1000) -> list[tuple[int, bytes]]:
+        """Return (source, entry id) of what is pending for a consumer.
+
+        XPENDING, not XREADGROUP with an id: that would raise delivery counters and reset idle times.
+        """
+        replies = await self._broker.pipeline(
+            [("XPENDING", stream, GROUP, "-", "+", most, consumer) for stream in self.keys.sources]
+        )
+        ids: list[tuple[int, bytes]] = []
+        for source, reply in enumerate(replies):
+            if isinstance(reply, Exception):
+                raise reply
+            ids += [(source, item[0]) for item in reply]
+        return ids
+
+    async def read_entry(self, source: int, entry_id: bytes) -> RawEntry | None:
+        """Return one entry without touching its delivery; None when it was deleted."""
+        reply = await self._broker.execute("XRANGE", self.keys.sources[source], entry_id, entry_id)
+        return raw_entry(source, reply[0]) if reply else None
+
+    async def forget(self, source: int, entry_id: bytes) -> None:
+        """Acknowledge an entry that somebody deleted from the stream; it cannot be handled any more."""
+        await self._broker.pipeline(
+            [
+                ("XACK", self.keys.sources[source], GROUP, entry_id),
+                ("HINCRBY", self.keys.ledger, "vanished", 1),
+            ]
+        )
+
+
+async def park(
+    link: Link, inboxes: Sequence[Inbox], consumer: str, block_ms: int
+) -> list[tuple[int, RawEntry]]:
+    """Wait on the streams of several inboxes for one entry each; returns (index of inbox, entry).
+
+    One hop from publisher to reader, and the server serves parked consumers in turn. Ends with an empty
+    list after ``block_ms`` or when `CLIENT UNBLOCK` is sent. Never cancel it: an entry on its way would be
+    stranded with this consumer.
+    """
+    streams = [stream for inbox in inboxes for stream in inbox.keys.sources]
+    reply = await link.execute(
+        "XREADGROUP", "GROUP", GROUP, consumer, "COUNT", 1, "BLOCK", block_ms,
+        "STREAMS", *streams, *([">"] * len(streams)),
+        # A link that went dead must end by itself: the server answers within block_ms or not at all.
+        timeout=block_ms / 1000 + 2.0,
+    )  # fmt: skip
+    places = {stream.encode(): divmod(index, 6) for index, stream in enumerate(streams)}
+    taken = []
+    for stream, entries in reply or ():
+        index, source = places[stream]
+        taken += [(index, raw_entry(source, entry)) for entry in entries]
+    return taken
+
+
+def raw_entry(source: int, entry: Sequence[Any]) -> RawEntry:
+    """Return an entry in the shape that `Inbox.fetch` gives it."""
+    entry_id, fields = entry
+    values = dict(zip(fields[::2], fields[1::2], strict=True)) if fields else {}
+    return RawEntry(source, entry_id, values.get(b"message", b""), values.get(b"state", b""))

@@ -1,0 +1,20 @@
+#!lua flags=allow-oom
+-- A consumer that holds nothing goes.
+--
+-- KEYS   1 alive   2 started   3 returned   4..8 lanes
+-- ARGV   1 consumer
+-- Returns {'left', entries still pending}
+--
+-- DELCONSUMER with pending entries would lose them for ever; in that case the name stays in the group and
+-- the next sweep takes what it holds, since a name that is not in `alive` holds nothing by right.
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('HDEL', KEYS[2], ARGV[1])
+local left = 0
+for i = 3, 8 do
+  local pending = redis.pcall('XPENDING', KEYS[i], 'inbox', '-', '+', 1, ARGV[1])
+  if not pending.err then
+    if #pending == 0 then redis.call('XGROUP', 'DELCONSUMER', KEYS[i], 'inbox', ARGV[1]) end
+    left = left + #pending
+  end
+end
+return {'left', left}

@@ -1,0 +1,70 @@
+#!lua flags=allow-oom
+--@include clock
+--@include entry
+-- Moves messages that came due to where they are read.
+--
+-- KEYS   1 ledger   2 due   3 delayed   4 lanes   5 outcomes   6 keys:0   7 keys:1   8 keys:due
+--        9 returned   10..14 lane:critical .. lane:background
+-- ARGV   1 most messages   2 window of keys (ms)
+-- Returns {how many moved, next due time in ms or '', server time in ms, how many more are due now (0 or 1)}
+--
+-- A delayed message goes to its lane; one that a consumer held (a retry, a deferral) goes to `returned`, so
+-- that a long backlog does not swallow it. The XADD wakes parked readers by itself. Each item is added,
+-- then removed, before the next is touched.
+local ALLOWANCE = {critical = -600000, high = 0, normal = 2000, low = 30000, background = 300000}
+local PLACE = {critical = 10, high = 11, normal = 12, low = 13, background = 14}
+local now, most, window = now_ms(), tonumber(ARGV[1]), tonumber(ARGV[2])
+
+local function forget(id, state)
+  redis.call('ZREM', KEYS[2], id)
+  redis.call('HDEL', KEYS[3], id, id .. ':state')
+  if state and state.key then redis.call('HDEL', KEYS[8], state.key) end
+end
+
+-- The window of an idempotency key begins when its message comes due.
+local function start_key_window(state, entry)
+  local bucket = math.floor(now / window)
+  local key = bucket % 2 == 0 and KEYS[6] or KEYS[7]
+  redis.call('HSET', key, state.key, state.digest .. ' ' .. entry)
+  redis.call('PEXPIREAT', key, (bucket + 2) * window)
+end
+
+local function move(id, message, state)
+  local lane, held = state.lane, state.held
+  if not PLACE[lane] then lane = 'normal' end
+  local name = held and 'returned' or lane
+  local carried = {}
+  for field, value in pairs(state) do carried[field] = value end
+  carried.held, carried.key, carried.digest = nil, nil, nil
+  if not held then carried.lane = nil end
+  local added = add_entry(held and KEYS[9] or KEYS[PLACE[lane]], message, carried)
+  if failed(added) then return false end
+  redis.call('HINCRBY', KEYS[1], 'added:' .. name, 1)
+  if not held then redis.pcall('ZADD', KEYS[4], 'NX', now + ALLOWANCE[lane], lane) end
+  if state.key then start_key_window(state, name .. ' ' .. added) end
+  return true
+end
+
+local moved = 0
+local ids = redis.call('ZRANGE', KEYS[2], '-inf', now, 'BYSCORE', 'LIMIT', 0, most)
+for _, id in ipairs(ids) do
+  local found = redis.call('HMGET', KEYS[3], id, id .. ':state')
+  local state = decode_state(found[2])
+  if not found[1] then
+    -- Somebody deleted the body by hand: say so and go on, or this item would be tried for ever.
+    redis.call('HINCRBY', KEYS[1], 'vanished', 1)
+    forget(id, state)
+  elseif expired(state, now) then
+    redis.call('HINCRBY', KEYS[1], 'expired', 1)
+    redis.call('XADD', KEYS[5], '*', 'consumer', '', 'outcome', 'expired', 'due', id)
+    forget(id, state)
+  elseif move(id, found[1], state) then
+    forget(id, state)
+    moved = moved + 1
+  else
+    -- The target refuses entries (a bricked or foreign key): come back in a minute, do not spin.
+    redis.call('ZADD', KEYS[2], now + 60000, id)
+  end
+end
+local upcoming = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
+return {moved, upcoming[2] or '', now, #ids == most and 1 or 0}

@@ -1,0 +1,151 @@
+#!lua
+--@include clock
+--@include entry
+-- Stores one frozen batch of one publisher.
+--
+-- KEYS   1 producer record   2 ledger   3 lanes   4 due   5 delayed   6 dead
+--        7 keys:0   8 keys:1   9 keys:due   10..14 lane:critical .. lane:background
+-- ARGV   1 position of the first message   2 one digit per message: its lane (0 critical .. 4 background)
+--        3 life of the producer record (ms)   4 most unsettled messages   5 window of keys (ms)
+--        6 options: '' or JSON {"<index>": {id, ttl, delay, at, key, digest, strict}} (ms)
+--        7 nudge channel   8 .. the messages (JSON text)
+-- Returns {'stored', served, entry id or '!refusal' ...}   each in the order of the messages
+--         {'recovered', served, refusals as JSON}         this batch was stored before
+--         {'gap', last}                                   positions are missing or repeated; nothing written
+--
+-- Atomic because the record, the entries and the counters must tell the same story: a lost reply is
+-- answered from the record, and the same batch never stores anything twice. Not allow-oom: a full server
+-- refuses new work so that settling can go on.
+local PRIORITY_ALLOWANCE = {-600000, 0, 2000, 30000, 300000}
+local NAMES = {'critical', 'high', 'normal', 'low', 'background'}
+local first, digits = tonumber(ARGV[1]), ARGV[2]
+local count = #digits
+local record_ms, limit, window = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+
+local ledger = redis.call('HMGET', KEYS[2], 'served', 'accepted', 'processed', 'expired', 'cancelled',
+  'discarded', 'resolved', 'moved')
+local served = ledger[1] and 1 or 0
+
+local record = redis.call('GET', KEYS[1])
+local last = 0
+if record then
+  record = cjson.decode(record)
+  last = record.last
+  if record.first == first and record.last == first + count - 1 then
+    return {'recovered', served, record.refused}
+  end
+end
+if first ~= last + 1 then return {'gap', last} end
+
+local room = limit - (tonumber(ledger[2]) or 0) + redis.call('XLEN', KEYS[6])
+for i = 3, 8 do room = room + (tonumber(ledger[i]) or 0) end
+
+local now = now_ms()
+local options = ARGV[6] ~= '' and cjson.decode(ARGV[6]) or nil
+local refused, any_refused = {}, false
+local added = {0, 0, 0, 0, 0}
+local results = {'stored', served}
+local accepted = 0
+
+-- Idempotency: returns nil to go on, or the refusal ('duplicate <entry>' or 'conflict').
+local function seen_key(option)
+  if not option.key then return nil end
+  for _, bucket in ipairs({KEYS[7], KEYS[8], KEYS[9]}) do
+    local found = redis.call('HGET', bucket, option.key)
+    if found then
+      local digest, entry = string.match(found, '^(%S+) (.*)$')
+      if digest == option.digest then return 'duplicate ' .. entry end
+      return 'conflict'
+    end
+  end
+  return nil
+end
+
+local function remember_key(option, entry, due)
+  if not option.key then return end
+  if due then
+    redis.call('HSET', KEYS[9], option.key, option.digest .. ' ' .. entry)
+    return
+  end
+  local bucket = math.floor(now / window)
+  local key = bucket % 2 == 0 and KEYS[7] or KEYS[8]
+  redis.call('HSET', key, option.key, option.digest .. ' ' .. entry)
+  redis.call('PEXPIREAT', key, (bucket + 2) * window)
+end
+
+-- A delayed message: body first, then the index, so that an index never points at nothing.
+local function store_delayed(option, lane, message, state, due)
+  local id = option.id
+  while redis.call('HEXISTS', KEYS[5], id) == 1 do id = id .. '+' end
+  state.lane = NAMES[lane]
+  state.key, state.digest = option.key, option.digest
+  local wrote = redis.pcall('HSET', KEYS[5], id, message, id .. ':state', cjson.encode(state))
+  if failed(wrote) then return wrote end
+  local earliest = redis.pcall('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')
+  local indexed = failed(earliest) and earliest or redis.pcall('ZADD', KEYS[4], due, id)
+  if failed(indexed) then
+    redis.call('HDEL', KEYS[5], id, id .. ':state')
+    return indexed
+  end
+  if #earliest == 0 or due < tonumber(earliest[2]) then
+    redis.call('PUBLISH', ARGV[7], due)
+  end
+  return 'due ' .. id
+end
+
+local function store_special(option, lane, message)
+  if option.strict and served == 0 then return '!unknown' end
+  local seen = seen_key(option)
+  if seen then return '!' .. seen end
+  local state = {}
+  if option.ttl then state.expires = now + option.ttl end
+  local due = option.at or (option.delay and now + option.delay)
+  if due and due > now then
+    if state.expires and option.at and state.expires <= due then return '!expires' end
+    local stored = store_delayed(option, lane, message, state, due)
+    if not failed(stored) then remember_key(option, stored, true) end
+    return stored
+  end
+  local stored = add_entry(KEYS[9 + lane], message, state)
+  if not failed(stored) then
+    added[lane] = added[lane] + 1
+    remember_key(option, NAMES[lane] .. ' ' .. stored, false)
+  end
+  return stored
+end
+
+for i = 1, count do
+  local lane = string.byte(digits, i) - 47
+  local option = options and options[tostring(i)]
+  local stored
+  if room <= 0 then
+    stored = '!full'
+  elseif option then
+    stored = store_special(option, lane, ARGV[7 + i])
+  else
+    stored = redis.pcall('XADD', KEYS[9 + lane], '*', 'message', ARGV[7 + i])
+    if not failed(stored) then added[lane] = added[lane] + 1 end
+  end
+  if failed(stored) then stored = '!error ' .. KEYS[9 + lane] .. ': ' .. stored.err end
+  if string.sub(stored, 1, 1) == '!' then
+    refused[tostring(i)] = string.sub(stored, 2)
+    any_refused = true
+  else
+    accepted = accepted + 1
+    room = room - 1
+  end
+  results[2 + i] = stored
+end
+
+redis.call('SET', KEYS[1], cjson.encode({
+  first = first, last = first + count - 1, refused = any_refused and cjson.encode(refused) or '',
+}), 'PX', record_ms)
+if accepted > 0 then redis.call('HINCRBY', KEYS[2], 'accepted', accepted) end
+for lane = 1, 5 do
+  if added[lane] > 0 then
+    redis.call('HINCRBY', KEYS[2], 'added:' .. NAMES[lane], added[lane])
+    -- The index may hold another type by somebody's mistake: it is only an index, the sweep says so.
+    redis.pcall('ZADD', KEYS[3], 'NX', now + PRIORITY_ALLOWANCE[lane], NAMES[lane])
+  end
+end
+return results

@@ -1,0 +1,110 @@
+#!lua flags=allow-oom
+--@include clock
+--@include entry
+-- Takes everything from a consumer that is dead, in bounded steps.
+--
+-- KEYS   1 alive   2 started   3 ledger   4 dead   5 outcomes   6 returned   7..11 lanes
+-- ARGV   1 consumer   2 the beat that the reclaimer saw stand still; '' = the name is not in `alive`
+--        3 most entries   4 crashes that make a message dead   5 1 = charge (a further step of a takeover)
+-- Returns {'reclaimed', moved, 1 if there is more, 1 if charged, dead letters as id and message …}
+--         {'alive'}   the beat has moved, or the name came back: nothing was done
+--
+-- The beat is compared once more and the field deleted in the same script that takes the first entry: from
+-- then on the old owner can settle nothing. A death charges what had never crashed an owner before, and
+-- the one suspect that was started; a consumer that was draining charges nobody.
+local consumer, seen, most, fatal = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local charge = ARGV[5] == '1'
+local beat = redis.call('HGET', KEYS[1], consumer)
+if seen == '' then
+  if beat then return {'alive'} end
+else
+  if beat ~= seen then return {'alive'} end
+  redis.call('HDEL', KEYS[1], consumer)
+  charge = not string.find(seen, 'draining', 1, true)
+end
+local started = redis.call('HGET', KEYS[2], consumer)
+local now, moved, ended = now_ms(), 0, 0
+local letters, returned, expiries = {}, {}, {}
+
+local function note(list, source, id)
+  list[#list + 1] = SOURCES[source + 1]
+  list[#list + 1] = id
+end
+
+local function charge_death(state, source, id)
+  if not charge then return end
+  local crashes = state.crashes or 0
+  if crashes == 0 or started == source .. ' ' .. id then state.crashes = crashes + 1 end
+end
+
+local function bury(stream, source, id, fields, state)
+  local message = parts(fields)
+  local letter = {
+    'reason', 'crashed', 'detail', 'its owner died ' .. state.crashes .. ' times while running it',
+    'lane', state.lane, 'entry', id, 'owner', consumer, 'attempts', (state.attempt or 0) + 1,
+    'max_retries', '', 'state', cjson.encode(state), 'message', message,
+  }
+  local dead = redis.call('XADD', KEYS[4], '*', unpack(letter))
+  redis.call('XADD', KEYS[5], '*', 'consumer', consumer, 'outcome', 'dead', SOURCES[source + 1], id)
+  letters[#letters + 1] = dead
+  letters[#letters + 1] = message
+  return true
+end
+
+-- Puts one entry where it belongs now; false leaves it pending for a later sweep.
+local function place(stream, source, id, fields)
+  local message, text = parts(fields)
+  if not message then return not failed(redis.pcall('XADD', KEYS[6], '*', unpack(fields))), true end
+  local state = decode_state(text)
+  if not state.lane then state.lane = SOURCES[source + 1] end
+  if expired(state, now) then
+    ended = ended + 1
+    note(expiries, source, id)
+    redis.call('XACK', stream, 'inbox', id)
+    return false
+  end
+  charge_death(state, source, id)
+  if (state.crashes or 0) >= fatal then return bury(stream, source, id, fields, state), false end
+  return not failed(add_entry(KEYS[6], message, state)), true
+end
+
+local function take(stream, source, id)
+  local entries = redis.call('XRANGE', stream, id, id)
+  if #entries == 0 then
+    redis.call('XACK', stream, 'inbox', id)
+    redis.call('HINCRBY', KEYS[3], 'vanished', 1)
+    return
+  end
+  local placed, to_returned = place(stream, source, id, entries[1][2])
+  if not placed then return end
+  redis.call('XACK', stream, 'inbox', id)
+  redis.call('XDEL', stream, id)
+  moved = moved + 1
+  if to_returned then note(returned, source, id) end
+end
+
+local more = false
+for source = 0, 5 do
+  local stream, room = KEYS[6 + source], most - moved - ended
+  if room <= 0 then more = true break end
+  local pending = redis.pcall('XPENDING', stream, 'inbox', '-', '+', room, consumer)
+  if not failed(pending) then
+    for _, item in ipairs(pending) do take(stream, source, item[1]) end
+    if #pending == room then
+      more = true
+    elseif #redis.call('XPENDING', stream, 'inbox', '-', '+', 1, consumer) == 0 then
+      redis.call('XGROUP', 'DELCONSUMER', stream, 'inbox', consumer)
+    end
+  end
+end
+if not more then redis.call('HDEL', KEYS[2], consumer) end
+if #returned > 0 then
+  redis.call('HINCRBY', KEYS[3], 'reclaimed', #returned / 2)
+  redis.call('HINCRBY', KEYS[3], 'added:returned', #returned / 2)
+  redis.call('XADD', KEYS[5], '*', 'consumer', consumer, 'outcome', 'reclaimed', unpack(returned))
+end
+if ended > 0 then
+  redis.call('HINCRBY', KEYS[3], 'expired', ended)
+  redis.call('XADD', KEYS[5], '*', 'consumer', consumer, 'outcome', 'expired', unpack(expiries))
+end
+return {'reclaimed', moved + ended, more and 1 or 0, charge and 1 or 0, unpack(letters)}

@@ -1,0 +1,25 @@
+#!lua flags=allow-oom
+-- Ends a batch of deliveries with one outcome.
+--
+-- KEYS   1 alive   2 ledger   3 outcomes   4 returned   5..9 lane:critical .. lane:background
+-- ARGV   1 consumer   2 outcome: processed, expired or discarded   3, 4 .. source and its entry ids, joined by spaces
+-- Returns {'settled', how many were still pending}; {'fenced'} when the consumer lost its lease.
+--
+-- One check of the consumer guards the whole batch: reclaim deletes the field in the same script that takes
+-- its first entry, so whatever is pending here is the consumer's own. A repeated call finds nothing pending
+-- and writes nothing. The entries stay as history until they are trimmed.
+local SOURCES = {'returned', 'critical', 'high', 'normal', 'low', 'background'}
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return {'fenced'} end
+local settled, record = 0, {}
+for i = 3, #ARGV, 2 do
+  local source, ids = tonumber(ARGV[i]), {}
+  for id in string.gmatch(ARGV[i + 1], '%S+') do ids[#ids + 1] = id end
+  settled = settled + redis.call('XACK', KEYS[4 + source], 'inbox', unpack(ids))
+  record[#record + 1] = SOURCES[source + 1]
+  record[#record + 1] = ARGV[i + 1]
+end
+if settled > 0 then
+  redis.call('HINCRBY', KEYS[2], ARGV[2], settled)
+  redis.call('XADD', KEYS[3], '*', 'consumer', ARGV[1], 'outcome', ARGV[2], unpack(record))
+end
+return {'settled', settled}

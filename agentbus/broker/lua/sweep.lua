@@ -1,0 +1,26 @@
+#!lua flags=allow-oom
+--@include clock
+-- Lists lanes that have something waiting and are not in the index: a hand-made XADD does not know of it.
+--
+-- KEYS   1 lanes   2 returned   3..7 lane:critical .. lane:background
+-- ARGV   none
+-- Returns {1 if anything waits, server time in ms}
+local ALLOWANCE = {0, -600000, 0, 2000, 30000, 300000}
+local SOURCES = {'returned', 'critical', 'high', 'normal', 'low', 'background'}
+local now, waiting = now_ms(), 0
+for i = 1, 6 do
+  local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1 + i])
+  local last = '0-0'
+  for _, group in ipairs(groups.err and {} or groups) do
+    local fields = {}
+    for f = 1, #group, 2 do fields[group[f]] = group[f + 1] end
+    if fields.name == 'inbox' then last = fields['last-delivered-id'] end
+  end
+  local head = not groups.err and redis.call('XRANGE', KEYS[1 + i], '(' .. last, '+', 'COUNT', 1)[1]
+  if head then
+    waiting = 1
+    local time = math.min(tonumber(string.match(head[1], '^%d+')), now)
+    if i > 1 then redis.call('ZADD', KEYS[1], 'NX', time + ALLOWANCE[i], SOURCES[i]) end
+  end
+end
+return {waiting, now}

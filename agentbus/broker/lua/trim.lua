@@ -1,0 +1,81 @@
+#!lua flags=allow-oom
+--@include clock
+-- Removes ended entries beyond what is kept as history.
+--
+-- KEYS   1 outcomes   2 returned   3..7 lane:critical .. lane:background
+-- ARGV   1 most ended entries kept per stream   2 longest age (ms)   3 most bytes per stream
+--        4 most entries removed per stream in this call
+-- Returns {entries removed, 1 if there is more to do}
+--
+-- Never past an unsettled entry: the range ends before the oldest pending one and at the group's last
+-- delivered. Behind an entry held for long, ended ones are removed one by one. `~` works in whole nodes:
+-- up to a hundred entries more are kept, and the cost stays in proportion to what goes.
+local keep, age, bytes, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local oldest_kept = now_ms() - age
+local removed, more, oldest_left = 0, 0, nil
+
+local function group_of(stream)
+  local groups = redis.pcall('XINFO', 'GROUPS', stream)
+  for _, group in ipairs(groups.err and {} or groups) do
+    local fields = {}
+    for f = 1, #group, 2 do fields[group[f]] = group[f + 1] end
+    if fields.name == 'inbox' then return fields end
+  end
+  return nil
+end
+
+local function time_of(id) return tonumber(string.match(id, '^%d+')) end
+
+-- Entries between the first held one and the last delivered: remove those nobody holds.
+local function remove_behind(stream, first_held, last, budget)
+  local entries = redis.call('XRANGE', stream, first_held, last, 'COUNT', math.min(budget, 500))
+  if #entries == 0 then return 0 end
+  local held = {}
+  local pending = redis.call('XPENDING', stream, 'inbox', first_held, entries[#entries][1], 1000)
+  if #pending == 1000 then return 0 end
+  for _, item in ipairs(pending) do held[item[1]] = true end
+  local ended = {}
+  for _, entry in ipairs(entries) do
+    if not held[entry[1]] then ended[#ended + 1] = entry[1] end
+  end
+  if #ended > 0 then redis.call('XDEL', stream, unpack(ended)) end
+  return #ended
+end
+
+local function trim(stream, group)
+  local summary = redis.call('XPENDING', stream, 'inbox')
+  local length, pending = redis.call('XLEN', stream), tonumber(summary[1])
+  local waiting = tonumber(group.lag)
+  if not waiting then return end
+  local ended = length - pending - waiting
+  local excess = ended - keep
+  local size = ended > 200 and (redis.call('MEMORY', 'USAGE', stream, 'SAMPLES', 5) or 0) or 0
+  if size > bytes and length > 0 then
+    excess = math.max(excess, math.ceil(ended * (1 - bytes / size)))
+  end
+  local border = pending > 0 and summary[2] or group['last-delivered-id']
+  local budget = math.min(excess, most)
+  local gone = 0
+  if budget > 0 then
+    gone = redis.call('XTRIM', stream, 'MINID', '~', border, 'LIMIT', budget)
+    if pending > 0 and gone < budget and excess - gone > 200 then
+      gone = gone + remove_behind(stream, summary[2], group['last-delivered-id'], budget - gone)
+    end
+    if gone > 0 and excess - gone > 200 then more = 1 end
+  end
+  local too_old = string.format('%d-0', math.min(oldest_kept, time_of(border)))
+  gone = gone + redis.call('XTRIM', stream, 'MINID', '~', too_old, 'LIMIT', most)
+  removed = removed + gone
+  local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+  if first and (not oldest_left or time_of(first[1]) < oldest_left) then oldest_left = time_of(first[1]) end
+end
+
+for i = 2, 7 do
+  local group = group_of(KEYS[i])
+  if group then trim(KEYS[i], group) end
+end
+-- A record is written after the entries it speaks of were added: older than all of them means useless.
+if removed > 0 and oldest_left then
+  redis.call('XTRIM', KEYS[1], 'MINID', '~', string.format('%d-0', oldest_left), 'LIMIT', most)
+end
+return {removed, more}

@@ -1,0 +1,292 @@
+"""The bus: what users hold. Wires the rooms; does nothing of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Unpack
+
+from agentbus.broker.connection import Broker, ConnectionSettings
+from agentbus.broker.keys import check_prefix
+from agentbus.broker.server import check_safe
+from agentbus.errors import AgentBusError, BrokerUnavailable, ConfigurationError
+from agentbus.events import Events
+from agentbus.message.durations import Duration, milliseconds
+from agentbus.message.message import Message
+from agentbus.message.topics import check_name
+from agentbus.receive.agent import Agent
+from agentbus.receive.incarnation import Grounds
+from agentbus.receive.lease import Heart
+from agentbus.receive.outcome import Outcome
+from agentbus.receive.pulling import PulledDelivery, Puller
+from agentbus.receive.subscriber import Subscriber
+from agentbus.receive.workload import SuspectGate
+from agentbus.send.envelope import AnyTopic, PublishOptions, Sender
+from agentbus.send.publisher import Publisher
+from agentbus.send.requests import Answers, Requests
+from agentbus.send.stored import Stored
+from agentbus.settings import BusSettings, broker_url, default_agent, default_settings
+
+
+@dataclass(frozen=True, slots=True)
+class _Rooms:
+    """What an open bus is made of."""
+
+    broker: Broker
+    publisher: Publisher
+    requests: Requests
+    grounds: Grounds
+
+
+class Bus:
+    """One process's place on the bus.
+
+    ``url`` is ``redis://``, ``rediss://``, ``unix://`` or ``embedded://``; left out, AGENTBUS_URL is used.
+    ``agent`` is the name messages are sent under. Use it as an async context manager; opening checks that
+    the server is safe to use, and raises `NoBroker`, `BrokerUnavailable` or `UnsafeBroker`.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        agent: str | None = None,
+        type: str | None = None,
+        settings: BusSettings | None = None,
+    ) -> None:
+        self._url = broker_url(url)
+        name = agent if agent is not None else default_agent()
+        self._sender = Sender(check_name(name, "agent") if name is not None else None, type or name)
+        self.settings = settings or default_settings()
+        check_prefix(self.settings.prefix)
+        #: What happened that nobody asked for; see `agentbus.events`.
+        self.events = Events()
+        self._rooms: _Rooms | None = None
+        self._pulls: dict[str, Puller] = {}
+
+    # --- life ---
+
+    async def __aenter__(self) -> Bus:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Connect and check the server."""
+        if self._rooms is not None:
+            return
+        url = await _resolved(self._url)
+        broker = Broker(self._connection(url, "bus"))
+        try:
+            await check_safe(broker, self.events, self.settings.allow_eviction)
+        except AgentBusError:
+            await broker.close()
+            raise
+        publisher = Publisher(
+            broker, self.settings.prefix, self._sender, self.settings.publisher, self.events
+        )
+        self._rooms = _Rooms(
+            broker,
+            publisher,
+            Requests(broker, self.settings.prefix, publisher, self.events),
+            Grounds(
+                broker,
+                self.settings.prefix,
+                Heart(lambda: Broker(self._connection(url, "heart"))),
+                self.events,
+                SuspectGate(),
+                self.settings.retention,
+                milliseconds(self.settings.publisher.key_window, "key_window"),
+            ),
+        )
+
+    async def close(self) -> None:
+        """Send what is buffered, hand back what was pulled, disconnect."""
+        rooms, self._rooms = self._rooms, None
+        if rooms is None:
+            return
+        for puller in self._pulls.values():
+            await puller.close()
+        self._pulls.clear()
+        await rooms.requests.close()
+        await rooms.publisher.close()
+        rooms.grounds.heart.stop()
+        await rooms.broker.close()
+
+    def _connection(self, url: str, role: str) -> ConnectionSettings:
+        return ConnectionSettings(
+            url=url,
+            client_name=f"agentbus:{self._sender.agent or 'anonymous'}:{role}",
+            command_timeout=self.settings.command_timeout,
+        )
+
+    @property
+    def rooms(self) -> _Rooms:
+        """The open parts; raises `ConfigurationError` when the bus is not open."""
+        if self._rooms is None:
+            raise ConfigurationError("the bus is not open; write `async with Bus(...) as bus:`")
+        return self._rooms
+
+    @property
+    def publisher(self) -> Publisher:
+        """The way out."""
+        return self.rooms.publisher
+
+    # --- sending ---
+
+    async def publish(self, topic: AnyTopic, body: Any, **options: Unpack[PublishOptions]) -> Stored:
+        """Send one message; see `Publisher.publish` for the options and errors."""
+        return await self.rooms.publisher.publish(topic, body, **options)
+
+    async def publish_many(
+        self, topic: AnyTopic, bodies: Iterable[Any], **options: Unpack[PublishOptions]
+    ) -> list[Stored | Exception]:
+        """Send many messages to one topic; see `Publisher.publish_many`."""
+        return await self.rooms.publisher.publish_many(topic, bodies, **options)
+
+    async def request(
+        self,
+        topic: AnyTopic,
+        body: Any,
+        *,
+        reply: type[Any] | None = None,
+        timeout: Duration = 30.0,
+        **options: Unpack[PublishOptions],
+    ) -> Any:
+        """Ask, and return the content of the answer, as ``reply`` if given.
+
+        Raises `RequestTimeout`, or `RequestFailed` at once when the request was rejected or its handler
+        failed for good.
+        """
+        return await self.rooms.requests.request(topic, body, reply, timeout, options)
+
+    # --- serving ---
+
+    async def serve(self, *agents: Agent, handle_signals: bool = True) -> None:
+        """Serve agents until SIGTERM, Ctrl-C or cancellation; all three drain.
+
+        A second signal no longer waits for running handlers.
+        """
+        subscribers = [self._subscriber(agent) for agent in agents]
+        if not subscribers:
+            raise ConfigurationError("serve() needs at least one agent")
+        with _signals(subscribers) if handle_signals else contextlib.nullcontext():
+            await _run_all(subscribers)
+
+    @asynccontextmanager
+    async def serving(self, *agents: Agent) -> AsyncIterator[None]:
+        """Serve agents for the length of a block: inside FastAPI, notebooks and tests."""
+        subscribers = [self._subscriber(agent) for agent in agents]
+        running = asyncio.create_task(_run_all(subscribers), name="agentbus serving")
+        ready = asyncio.gather(*(subscriber.ready.wait() for subscriber in subscribers))
+        await asyncio.wait((running, asyncio.ensure_future(ready)), return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            ready.cancel()
+            running.result()
+        try:
+            yield
+        finally:
+            for subscriber in subscribers:
+                subscriber.stop()
+            await running
+
+    def _subscriber(self, agent: Agent) -> Subscriber:
+        rooms = self.rooms
+        sender = Sender(agent.name, agent.type)
+        answers = Answers(
+            rooms.broker, self.settings.prefix, self.events, sender, self.settings.publisher.message_bytes
+        )
+
+        async def publish(topic: AnyTopic, body: Any, **options: Unpack[PublishOptions]) -> Stored:
+            return await rooms.publisher.publish_as(sender, topic, body, options)
+
+        async def answer(request: Message, content: Any, failure: Outcome | None) -> None:
+            problem = None if failure is None else {"reason": failure.reason, "detail": failure.detail}
+            await answers.send(request, content, problem)
+
+        return Subscriber(agent, rooms.grounds, publish, answer)
+
+    # --- pulling ---
+
+    @asynccontextmanager
+    async def pulling(self, name: str, *, agent: Agent | None = None) -> AsyncIterator[Puller]:
+        """Pull deliveries from an inbox for the length of a block."""
+        puller = Puller(self._subscriber(agent or Agent(name, concurrency=1)), self.events)
+        await puller.open()
+        try:
+            yield puller
+        finally:
+            await puller.close()
+
+    async def inbox(self, name: str) -> AsyncIterator[PulledDelivery]:
+        """Iterate over an agent's inbox: ``async for delivery in bus.inbox("reviewer")``.
+
+        Settle each with ``async with delivery:``; leaving the loop hands back what is unsettled.
+        """
+        async with self.pulling(name) as puller, contextlib.aclosing(puller.deliveries()) as deliveries:
+            async for delivery in deliveries:
+                yield delivery
+
+    async def next(self, name: str, *, timeout: Duration | None = None) -> PulledDelivery | None:
+        """Return the next delivery of an agent's inbox; None when none came within ``timeout``.
+
+        The bus keeps serving the inbox until it is closed.
+        """
+        puller = self._pulls.get(name)
+        if puller is None:
+            puller = Puller(self._subscriber(Agent(check_name(name), concurrency=1)), self.events)
+            await puller.open()
+            self._pulls[name] = puller
+        return await puller.next(timeout)
+
+    def __repr__(self) -> str:
+        return f"<Bus {'open' if self._rooms else 'closed'} as {self._sender.agent or 'anonymous'}>"
+
+
+async def _resolved(url: str) -> str:
+    """Return a URL that can be connected to; ``embedded://`` starts the user's embedded broker."""
+    if not url.startswith("embedded:"):
+        return url
+    from agentbus.broker.embedded import ensure_running
+
+    raise BrokerUnavailable(str(ensure_running))
+
+
+async def _run_all(subscribers: list[Subscriber]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for subscriber in subscribers:
+            group.create_task(subscriber.run(), name=f"agentbus agent {subscriber.agent.name}")
+
+
+@contextlib.contextmanager
+def _signals(subscribers: list[Subscriber]) -> Iterator[None]:
+    """Let SIGTERM and Ctrl-C stop the subscribers; put back what was there before."""
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def stop() -> None:
+        for subscriber in subscribers:
+            subscriber.stop()
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+    added = []
+    for number in signals:
+        # Windows loops and threads other than the main one cannot; there the caller cancels.
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            loop.add_signal_handler(number, stop)
+            added.append(number)
+    try:
+        yield
+    finally:
+        for number in added:
+            loop.remove_signal_handler(number)

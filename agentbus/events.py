@@ -1,0 +1,71 @@
+"""What happened that nobody asked for, but somebody should see.
+
+Every event is counted, logged once under the logger ``agentbus`` with its ``action`` as a field, and given
+to whoever listens. The actions:
+
+========================  ============================================================================
+``data_lost``             the broker no longer has what it had accepted (failover, FLUSHALL)
+``vanished``              an entry was deleted by somebody else while it was held
+``fenced``                this process lost its lease; its running handlers were cancelled
+``stale_settlement``      a result came after the lease was lost and was refused
+``late_reply``            an answer came after its request had given up
+``reply_undeliverable``   the process that asked is gone
+``dead_letter``           a delivery became a dead letter
+``discarded``             a delivery was discarded by its policy
+``durability_degraded``   the server cannot give the default durability
+``unknown_eviction``      the server does not say whether it evicts keys
+``settlement_refused``    the broker refuses a settlement; it is tried again
+``dropped_delivery``      user code let go of a delivery without settling it
+``read_refused``          the broker refuses a read; it is tried again
+``reconnected``           the broker answers again
+``rebuilt``               a reader that heard nothing although work waits got a new connection
+========================  ============================================================================
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+logger = logging.getLogger("agentbus")
+logger.addHandler(logging.NullHandler())
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened."""
+
+    action: str
+    address: str
+    detail: str
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+class Events:
+    """Counts, logs and passes on events. One per `Bus`."""
+
+    def __init__(self) -> None:
+        #: How often each action happened.
+        self.counts: Counter[str] = Counter()
+        self._listeners: list[Callable[[Event], None]] = []
+
+    def listen(self, listener: Callable[[Event], None]) -> Callable[[], None]:
+        """Call ``listener`` with every event from now on; returns a function that ends this."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def emit(self, action: str, address: str, detail: str, **fields: Any) -> None:
+        """Record one event. A listener that fails is logged and does not disturb the bus."""
+        self.counts[action] += 1
+        logger.warning(
+            "%s %s: %s", action, address, detail, extra={"action": action, "address": address, **fields}
+        )
+        event = Event(action, address, detail, fields)
+        for listener in tuple(self._listeners):
+            try:
+                listener(event)
+            except Exception:
+                logger.exception("an event listener failed", extra={"action": "listener_failed"})

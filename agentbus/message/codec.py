@@ -1,0 +1,153 @@
+"""Envelopes to JSON text and back, bodies to JSON values and back."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from agentbus.errors import BodyNotSerializable, BodyTooLarge, MalformedMessage
+from agentbus.message.message import ENVELOPE_VERSION, Message
+from agentbus.message.policy import PRIORITY_INDEX
+
+#: orjson refuses integers beyond 64 bits by itself; without UTC_Z a zone would be written as +00:00.
+_OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC
+_OPTIONAL_TEXT = (
+    "from_agent", "from_type", "to_agent", "recipient_mode", "channel", "timestamp",
+    "correlation_id", "causation_id", "session_id", "project", "reply_to",
+)  # fmt: skip
+_OPTIONAL_OBJECTS = ("delivery", "trace")
+
+
+def encode_body(content: Any, context: Mapping[str, Any] | None, metadata: Mapping[str, Any] | None) -> Any:
+    """Return the envelope's ``body`` object for a pydantic model, dataclass, JSON value or bytes."""
+    body: dict[str, Any]
+    if isinstance(content, BaseModel):
+        body = {"content": content.model_dump(mode="json")}
+    elif isinstance(content, (bytes, bytearray, memoryview)):
+        body = {"content": base64.b64encode(content).decode("ascii"), "content_encoding": "base64"}
+    else:
+        body = {"content": content}
+    if context:
+        body["context"] = context
+    if metadata:
+        body["metadata"] = metadata
+    return body
+
+
+def encode(envelope: Mapping[str, Any], limit_bytes: int) -> bytes:
+    """Return the envelope as JSON text.
+
+    Raises `BodyNotSerializable` or, above ``limit_bytes``, `BodyTooLarge` with the size.
+    """
+    try:
+        text = orjson.dumps(envelope, option=_OPTIONS, default=_encode_inner)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BodyNotSerializable("body", f"cannot be written as JSON: {error}") from error
+    if len(text) > limit_bytes:
+        raise BodyTooLarge(
+            "body",
+            f"the message is {len(text):,} bytes; the limit is {limit_bytes:,}. Send large content as a "
+            "file and put its name or address into the message",
+        )
+    return text
+
+
+def _encode_inner(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, (set, frozenset)):
+        return list(value)
+    raise TypeError(f"a value of type {type(value).__name__} is not JSON")
+
+
+def decode(text: bytes) -> Message:
+    """Return the message in a piece of JSON text; raise `MalformedMessage` naming the field at fault."""
+    try:
+        envelope = orjson.loads(text)
+    except ValueError as error:
+        raise MalformedMessage("message", f"is not JSON: {error}") from error
+    # The two fields that the data path relies on are checked inline; the rest only when present.
+    if type(envelope) is not dict:
+        raise MalformedMessage("message", f"is not a JSON object but {type(envelope).__name__}")
+    for field in ("message_id", "message_type"):
+        value = envelope.get(field)
+        if type(value) is not str or not value:
+            raise MalformedMessage(field, "is missing" if value is None else f"must be text, not {value!r}")
+    _check_optional(envelope)
+    return Message(envelope)
+
+
+def _check_optional(envelope: dict[str, Any]) -> None:
+    """Check the fields whose wrong type would break the code that reads them."""
+    version = envelope.get("version", ENVELOPE_VERSION)
+    if version != ENVELOPE_VERSION:
+        raise MalformedMessage("version", f"{version!r} is unknown; this agentbus reads {ENVELOPE_VERSION}")
+    priority = envelope.get("priority")
+    if priority is not None and (type(priority) is not str or priority not in PRIORITY_INDEX):
+        raise MalformedMessage("priority", f"{priority!r} is not a priority")
+    body = envelope.get("body")
+    if body is not None:
+        _check_body(body)
+    for field in _OPTIONAL_TEXT:
+        value = envelope.get(field)
+        if value is not None and type(value) is not str:
+            raise MalformedMessage(field, f"must be text, not {value!r}")
+    for field in _OPTIONAL_OBJECTS:
+        value = envelope.get(field)
+        if value is not None and type(value) is not dict:
+            raise MalformedMessage(field, f"must be an object, not {value!r}")
+
+
+def _check_body(body: Any) -> None:
+    if type(body) is not dict:
+        raise MalformedMessage("body", f"must be an object with content, not {type(body).__name__}")
+    if "content_encoding" in body:
+        _check_base64(body)
+    for field in ("context", "metadata"):
+        value = body.get(field)
+        if value is not None and type(value) is not dict:
+            raise MalformedMessage(f"body.{field}", f"must be an object, not {value!r}")
+
+
+def _check_base64(body: dict[str, Any]) -> None:
+    if body["content_encoding"] != "base64":
+        raise MalformedMessage("body.content_encoding", f"{body['content_encoding']!r} is unknown")
+    try:
+        base64.b64decode(body.get("content", ""), validate=True)
+    except (ValueError, TypeError) as error:
+        raise MalformedMessage("body.content", f"is not base64: {error}") from error
+
+
+@lru_cache(maxsize=1024)
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(annotation)
+
+
+def validate_content(content: Any, annotation: Any) -> Any:
+    """Return ``content`` as ``annotation`` (a pydantic model, dataclass, TypedDict or plain type).
+
+    Raises `MalformedMessage` that names the field inside the body.
+    """
+    try:
+        return _adapter(annotation).validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise MalformedMessage(f"body.content{'.' + place if place else ''}", first["msg"]) from error
+
+
+def check_body_type(content: Any, annotation: type[Any]) -> None:
+    """Raise `BodyNotSerializable` when a body given to a typed topic does not fit its type."""
+    if isinstance(content, annotation):
+        return
+    try:
+        plain = dataclasses.asdict(content) if dataclasses.is_dataclass(content) else content  # type: ignore[arg-type]
+        validate_content(plain, annotation)
+    except MalformedMessage as error:
+        raise BodyNotSerializable("body", f"is not a {annotation.__name__}: {error}") from error

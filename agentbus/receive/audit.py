@@ -1,0 +1,78 @@
+"""Work that nobody saw: what the broker believes this process holds, compared with what it does hold.
+
+A lost reply, or a read on a connection that was already dead, leaves entries pending for a living consumer;
+nobody may reclaim those. An id that is unknown here on two looks is taken in as a delivery.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+
+from agentbus.broker.inbox import Inbox, RawEntry
+from agentbus.errors import BrokerError
+from agentbus.events import Events
+from agentbus.receive.delivery import Source
+
+AUDIT_INTERVAL = 3.0
+
+Accept = Callable[[Inbox, Sequence[RawEntry]], None]
+
+
+class Audit:
+    """Audits one consumer."""
+
+    def __init__(
+        self,
+        consumer: str,
+        sources: Sequence[Source],
+        accept: Accept,
+        reconnects: Callable[[], int],
+        events: Events,
+    ) -> None:
+        self._consumer = consumer
+        self._by_inbox: dict[Inbox, dict[int, Source]] = {}
+        for source in sources:
+            self._by_inbox.setdefault(source.inbox, {})[source.index] = source
+        self._accept = accept
+        self._reconnects = reconnects
+        self._events = events
+        self._unknown: dict[Inbox, set[tuple[int, bytes]]] = {}
+
+    async def run(self) -> None:
+        """Look every few seconds, and soon after each reconnect."""
+        seen = self._reconnects()
+        while True:
+            for _ in range(10):
+                await asyncio.sleep(AUDIT_INTERVAL / 10 * random.uniform(0.8, 1.2))
+                if self._reconnects() != seen:
+                    break
+            seen = self._reconnects()
+            try:
+                await self.look()
+            except BrokerError:
+                continue
+
+    async def look(self) -> None:
+        """Compare once."""
+        for inbox, sources in self._by_inbox.items():
+            unknown = {
+                (index, entry_id)
+                for index, entry_id in await inbox.held_ids(self._consumer)
+                if entry_id not in sources[index].held
+            }
+            missing = unknown & self._unknown.get(inbox, set())
+            self._unknown[inbox] = unknown - missing
+            for index, entry_id in sorted(missing):
+                await self._take_in(inbox, sources[index], entry_id)
+
+    async def _take_in(self, inbox: Inbox, source: Source, entry_id: bytes) -> None:
+        entry = await inbox.read_entry(source.index, entry_id)
+        if entry_id in source.held:
+            return
+        if entry is None:
+            self._events.emit("vanished", inbox.address, f"entry {entry_id.decode()} was deleted while held")
+            await inbox.forget(source.index, entry_id)
+            return
+        self._accept(inbox, (entry,))

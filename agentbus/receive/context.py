@@ -1,0 +1,86 @@
+"""What a handler can ask for besides the body."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any
+
+from agentbus.message.message import Message
+from agentbus.receive.delivery import Delivery
+
+#: Sends a message in the name of the agent: the same call as `Bus.publish`.
+Publish = Callable[..., Awaitable[Any]]
+
+_logger = logging.getLogger("agentbus.handler")
+
+
+class Context:
+    """One handler call: its message, its deadline, and the means to act on the bus."""
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        state: dict[str, Any],
+        publish: Publish,
+        reply: Callable[[Message, Any], Awaitable[None]],
+        deadline: datetime | None,
+    ) -> None:
+        self.delivery = delivery
+        #: The agent's ``state``: what the application shares between handlers.
+        self.state = state
+        #: When the handler's timeout passes; None without one.
+        self.deadline = deadline
+        self._publish = publish
+        self._reply = reply
+        self._timed_out = False
+
+    @property
+    def message(self) -> Message:
+        """The message."""
+        return self.delivery.message
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first attempt."""
+        return self.delivery.attempt
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the result no longer counts: the lease was lost or the time is up.
+
+        A handler in a thread cannot be interrupted; a long one looks here now and then.
+        """
+        return self.delivery.revoked or self._timed_out
+
+    @property
+    def log(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger whose records carry the ids of message and conversation."""
+        return logging.LoggerAdapter(
+            _logger,
+            {
+                "address": self.delivery.address,
+                "message_id": self.message.message_id,
+                "correlation_id": self.message.correlation_id,
+                "attempt": self.attempt,
+            },
+        )
+
+    def give_up(self) -> None:
+        """Note that the time is up, for a handler that runs in a thread."""
+        self._timed_out = True
+
+    async def publish(self, topic: Any, body: Any, **options: Any) -> Any:
+        """Send a message caused by this one: same conversation, unless ``correlation_id`` says otherwise."""
+        options.setdefault("causation_id", self.message.message_id)
+        options.setdefault("correlation_id", self.message.correlation_id or self.message.message_id)
+        for name in ("session_id", "project"):
+            value = getattr(self.message, name)
+            if value is not None:
+                options.setdefault(name, value)
+        return await self._publish(topic, body, **options)
+
+    async def reply(self, body: Any) -> None:
+        """Answer whoever asked, now; what the handler returns is then not sent again."""
+        await self._reply(self.message, body)

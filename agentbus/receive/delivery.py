@@ -1,0 +1,170 @@
+"""One message in the hands of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from agentbus.broker.inbox import Inbox, RawEntry
+from agentbus.errors import AlreadySettled
+from agentbus.message.codec import validate_content
+from agentbus.message.durations import Duration, milliseconds
+from agentbus.message.message import Message
+from agentbus.receive.outcome import PROCESSED, RELEASED, Kind, Outcome
+
+if TYPE_CHECKING:
+    from agentbus.receive.settler import Settler
+
+Content = TypeVar("Content")
+
+_NO_STATE: dict[str, Any] = {}
+
+
+class Source:
+    """One stream of one inbox as one consumer holds it."""
+
+    __slots__ = ("finished", "held", "inbox", "index")
+
+    def __init__(self, inbox: Inbox, index: int) -> None:
+        self.inbox = inbox
+        self.index = index
+        #: Everything handed to this consumer whose settlement the broker has not confirmed.
+        self.held: dict[bytes, Delivery] = {}
+        #: Processed, to be settled with the next batch.
+        self.finished: list[bytes] = []
+
+
+class Delivery:
+    """One attempt at one message.
+
+    Handlers that want to settle by themselves take it by annotation; `Bus.inbox` hands it out. Settling
+    twice raises `AlreadySettled`; settling after the lease was lost raises `StaleDelivery`.
+    """
+
+    __slots__ = (
+        "_settler",
+        "arrived",
+        "entry",
+        "message",
+        "on_settled",
+        "outcome",
+        "revoked",
+        "source",
+        "state",
+    )
+
+    #: Filled by `Execution.open` before anybody sees the delivery.
+    message: Message
+
+    def __init__(self, source: Source, entry: RawEntry, arrived: float, settler: Settler) -> None:
+        self.source = source
+        self.entry = entry
+        #: Loop time at which it reached this process.
+        self.arrived = arrived
+        self._settler = settler
+        self.state = decode_state(entry.state) if entry.state else _NO_STATE
+        self.outcome: Outcome | None = None
+        #: Set when the lease was lost: nothing this process still does with the message counts.
+        self.revoked = False
+        #: Called once when a pulled delivery is settled.
+        self.on_settled: Callable[[], None] | None = None
+
+    @property
+    def address(self) -> str:
+        """The address whose inbox it came from."""
+        return self.source.inbox.address
+
+    @property
+    def entry_id(self) -> str:
+        """The entry in its stream."""
+        return self.entry.entry_id.decode()
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first attempt; one more for each failure of a handler."""
+        return int(self.state.get("attempt", 0)) + 1
+
+    @property
+    def suspect(self) -> bool:
+        """Whether an owner died while it held this message."""
+        return bool(self.state.get("crashes"))
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether somebody may have run this message before."""
+        return bool(self.state.get("attempt") or self.state.get("crashes"))
+
+    @property
+    def settled(self) -> bool:
+        """Whether this process has decided how the delivery ends."""
+        return self.outcome is not None
+
+    def body(self, model: type[Content]) -> Content:
+        """Return the body's content as ``model``; raises `MalformedMessage` naming the field."""
+        content: Content = validate_content(self.message.content, model)
+        return content
+
+    async def ack(self, reply: Any = None) -> None:
+        """End it as processed; ``reply`` goes to whoever asked."""
+        await self._settle(PROCESSED if reply is None else Outcome(Kind.PROCESSED, reply=reply))
+
+    async def retry(self, delay: Duration | None = None) -> None:
+        """Count a failure: try again after the policy's delay (or ``delay``), or end it when exhausted."""
+        failure = self._settler.failed(self, RuntimeError("retry was asked for"))
+        if delay is not None and failure.kind is Kind.RETRIED:
+            failure = Outcome(Kind.RETRIED, milliseconds(delay, "delay"), failure.reason, failure.detail)
+        await self._settle(failure)
+
+    async def reject(self, reason: str = "rejected by the receiver") -> None:
+        """Make it a dead letter at once."""
+        await self._settle(Outcome(Kind.DEAD, reason="rejected", detail=reason))
+
+    async def defer(self, delay: Duration) -> None:
+        """Hand it out again after ``delay``, spending no attempt."""
+        await self._settle(Outcome(Kind.DEFERRED, milliseconds(delay, "delay"), "deferred"))
+
+    async def release(self) -> None:
+        """Hand it back at once, nothing spent."""
+        await self._settle(RELEASED)
+
+    async def _settle(self, outcome: Outcome) -> None:
+        if self.outcome is not None:
+            raise AlreadySettled(f"message {self.message.message_id} was {self.outcome.kind} before")
+        if self.on_settled is not None:
+            self.on_settled()
+        await self._settler.settle_now(self, outcome)
+
+    async def __aenter__(self) -> Delivery:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.outcome is not None:
+            return
+        if error is None:
+            await self.ack()
+        elif isinstance(error, Exception):
+            await self._settle(self._settler.failed(self, error))
+        else:
+            # Cancelled or interrupted: the work was not done, and nobody is to blame.
+            await asyncio.shield(self.release())
+
+    def __repr__(self) -> str:
+        return f"<Delivery {self.address} {self.entry_id} attempt {self.attempt}>"
+
+
+def decode_state(text: bytes) -> dict[str, Any]:
+    """Return an entry's state; a state written by hand that is no JSON object reads as empty."""
+    try:
+        state = json.loads(text)
+    except ValueError:
+        return _NO_STATE
+    return state if isinstance(state, dict) else _NO_STATE
+
+
+#: Sends an answer to whoever asked: (request, answer content or None, failure or None).
+Answer = Callable[[Message, Any, Outcome | None], Awaitable[None]]

@@ -1,0 +1,220 @@
+"""Run one delivery: short named steps over one record, ending in one outcome.
+
+open (decode) → guard (expired?) → route (whose type is it?) → call (arguments, timeout, middleware) →
+answer (who asked) → outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+from agentbus.errors import BrokerError, Defer, MalformedMessage, Reject
+from agentbus.message.codec import decode
+from agentbus.message.durations import milliseconds
+from agentbus.message.message import Message
+from agentbus.message.policy import Retry
+from agentbus.receive.agent import Agent, CallNext, Middleware
+from agentbus.receive.context import Context, Publish
+from agentbus.receive.delivery import Answer, Delivery
+from agentbus.receive.handlers import Handler
+from agentbus.receive.outcome import EXPIRED, PASSED_ON, PROCESSED, Kind, Outcome
+
+_logger = logging.getLogger("agentbus")
+#: A type without a handler is handed back this often while others serve the address …
+MOST_BOUNCES = 2
+#: … each time after this.
+BOUNCE_DELAY_MS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a delivery's execution needs of the process around it."""
+
+    publish: Publish
+    answer: Answer
+    #: The broker's clock as well as this process knows it, in ms.
+    server_ms: Callable[[], float]
+    #: How many instances serve an address now.
+    siblings: Callable[[str], int]
+
+
+class Execution:
+    """Runs the deliveries of one agent."""
+
+    def __init__(self, agent: Agent, around: Surroundings) -> None:
+        self._agent = agent
+        self._around = around
+        self._threads: ThreadPoolExecutor | None = None
+        self._call: Callable[[Delivery], Awaitable[Any]] = self._innermost
+        for middleware in reversed(agent.middleware):
+            self._call = partial(_around, middleware, self._call)
+
+    def close(self) -> None:
+        """Let the threads end; one that is still running a handler ends with it."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def open(self, delivery: Delivery) -> Outcome | None:
+        """Decode and guard: return an outcome when the message is not to be handled."""
+        try:
+            if not delivery.entry.message:
+                raise MalformedMessage("message", "is missing: the entry was not written by agentbus")
+            delivery.message = decode(delivery.entry.message)
+        except MalformedMessage as error:
+            delivery.message = Message(
+                {"message_id": f"entry-{delivery.entry_id}", "message_type": "unknown"}
+            )
+            return Outcome(Kind.DEAD, reason="malformed", detail=str(error))
+        expires = delivery.state.get("expires")
+        if expires is not None and isinstance(expires, (int, float)) and expires <= self._around.server_ms():
+            return EXPIRED
+        return None
+
+    async def run(self, delivery: Delivery) -> Outcome:
+        """Return how the delivery ended; never raises, except when the delivery was revoked."""
+        outcome = self.open(delivery)
+        if outcome is None:
+            outcome = await self._handle(delivery)
+        # The handler may have settled by itself, and answered with it.
+        if delivery.outcome is not None:
+            return delivery.outcome
+        if delivery.message.reply_to is not None:
+            await self.answer(delivery, outcome)
+        return outcome
+
+    async def answer(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Tell an asker how its request ended, before it is settled; the answer may come twice."""
+        if outcome.kind in PASSED_ON or delivery.message.reply_to is None:
+            return
+        failure = None if outcome.kind is Kind.PROCESSED else outcome
+        try:
+            await self._around.answer(delivery.message, outcome.reply, failure)
+        except BrokerError as error:
+            # The work was done: an answer that cannot be sent must not make it be done again.
+            _logger.warning("no answer to %s: %s", delivery.message.message_id, error)
+
+    async def _handle(self, delivery: Delivery) -> Outcome:
+        handler = self._agent.handler_for(delivery.message.message_type)
+        if handler is None:
+            return self._without_handler(delivery)
+        try:
+            if (
+                handler.takes_content_only
+                and handler.is_async
+                and handler.timeout is None
+                and (not self._agent.middleware)
+            ):
+                result = await handler.function(delivery.message.content)
+            else:
+                result = await self._call(delivery)
+        except asyncio.CancelledError:
+            raise
+        except MalformedMessage as error:
+            return Outcome(Kind.DEAD, reason="invalid", detail=str(error))
+        except Exception as error:
+            return self.failed(delivery, error)
+        return PROCESSED if result is None else Outcome(Kind.PROCESSED, reply=result)
+
+    def _without_handler(self, delivery: Delivery) -> Outcome:
+        """Another instance, or a newer version, may have the handler: hand it back before giving up."""
+        message_type = delivery.message.message_type
+        bounces = int(delivery.state.get("bounces", 0))
+        detail = f"agent {self._agent.name} has no handler for {message_type!r}"
+        if bounces < MOST_BOUNCES and self._around.siblings(delivery.address) > 1:
+            return Outcome(Kind.BOUNCED, BOUNCE_DELAY_MS, "no_handler", detail)
+        return Outcome(Kind.DEAD, reason="no_handler", detail=detail)
+
+    # --- failures ---
+
+    def failed(self, delivery: Delivery, error: Exception) -> Outcome:
+        """Return what follows from an exception: a decision, no effect."""
+        if isinstance(error, Reject):
+            return Outcome(Kind.DEAD, reason="rejected", detail=error.reason)
+        if isinstance(error, Defer):
+            return Outcome(Kind.DEFERRED, milliseconds(error.delay, "delay"), "deferred")  # type: ignore[arg-type]
+        handler = self._agent.handler_for(delivery.message.message_type)
+        policy = handler.retry if handler is not None else self._agent.retry
+        policy = _with_options(policy, delivery.message)
+        detail = f"{type(error).__name__}: {error}"
+        failures = delivery.attempt
+        if failures <= policy.max_retries:
+            delay = round(policy.delay_seconds(failures) * 1000)
+            return Outcome(Kind.RETRIED, delay, "failed", detail, max_retries=policy.max_retries)
+        kind = Kind.DEAD if policy.when_exhausted == "dead" else Kind.DISCARDED
+        return Outcome(kind, 0, "exhausted", detail, max_retries=policy.max_retries)
+
+    # --- the call ---
+
+    async def _innermost(self, delivery: Delivery) -> Any:
+        handler = self._agent.handler_for(delivery.message.message_type)
+        assert handler is not None, "the route was found before"
+        context: Context | None = None
+
+        def make_context(of: Delivery) -> Context:
+            nonlocal context
+            context = self._context(of, handler)
+            return context
+
+        positional, named = handler.arguments(delivery, make_context)
+        called = self._started(handler, positional, named)
+        if handler.timeout is None:
+            return await called
+        try:
+            async with asyncio.timeout(handler.timeout) as limit:
+                return await called
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            if context is not None:
+                context.give_up()
+            raise TimeoutError(f"the handler took longer than its timeout of {handler.timeout:g} s") from None
+
+    def _started(
+        self, handler: Handler, positional: tuple[Any, ...], named: dict[str, Any]
+    ) -> Awaitable[Any]:
+        if handler.is_async:
+            called: Awaitable[Any] = handler.function(*positional, **named)
+            return called
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self._agent.concurrency, f"agentbus-{self._agent.name}")
+        call = partial(contextvars.copy_context().run, handler.function, *positional, **named)
+        return asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+    def _context(self, delivery: Delivery, handler: Handler) -> Context:
+        deadline = None
+        if handler.timeout is not None:
+            deadline = datetime.now(UTC) + timedelta(seconds=handler.timeout)
+        return Context(delivery, self._agent.state, self._around.publish, self._reply_now, deadline)
+
+    async def _reply_now(self, message: Message, body: Any) -> None:
+        await self._around.answer(message, body, None)
+
+
+def _with_options(policy: Retry, message: Message) -> Retry:
+    """Return the policy with what the sender asked for; a value that makes no sense is ignored."""
+    options = message.delivery
+    if not options:
+        return policy
+    try:
+        return Retry(
+            max_retries=options.get("max_retries", policy.max_retries),
+            retry_delay=options.get("retry_delay", policy.retry_delay),
+            longest_delay=policy.longest_delay,
+            shortest_delay=policy.shortest_delay,
+            when_exhausted=options.get("when_exhausted", policy.when_exhausted),
+        )
+    except ValueError as error:
+        _logger.warning("delivery options of %s are ignored: %s", message.message_id, error)
+        return policy
+
+
+async def _around(middleware: Middleware, call_next: CallNext, delivery: Delivery) -> Any:
+    return await middleware(delivery, call_next)

@@ -1,0 +1,128 @@
+"""Handlers: what a function wants, found out once when it is registered."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+from agentbus.errors import ConfigurationError
+from agentbus.message.codec import validate_content
+from agentbus.message.message import Message
+from agentbus.message.policy import Retry
+from agentbus.receive.context import Context
+from agentbus.receive.delivery import Delivery
+
+#: Builds the arguments of one call.
+Arguments = Callable[[Delivery, "Callable[[Delivery], Context]"], tuple[tuple[Any, ...], dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """One registered function."""
+
+    function: Callable[..., Any]
+    message_type: str
+    retry: Retry
+    #: Seconds; None = no limit.
+    timeout: float | None
+    #: False: a plain function, run in a thread.
+    is_async: bool
+    arguments: Arguments
+    #: True when the body is passed as it is and nothing else: the call needs no argument building.
+    takes_content_only: bool
+
+
+def bind(
+    function: Callable[..., Any],
+    message_type: str,
+    retry: Retry,
+    timeout: float | None,
+    body: type[Any] | None,
+) -> Handler:
+    """Return the handler for a function; raises `ConfigurationError` when its parameters make no sense."""
+    hints = _hints(function)
+    positional: list[Callable[..., Any]] = []
+    named: dict[str, Callable[..., Any]] = {}
+    bodies = 0
+    plain = True
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise ConfigurationError(f"handler {_name(function)}: *{name} cannot be filled")
+        annotation = hints.get(name)
+        extractor = _SPECIAL.get(annotation) if isinstance(annotation, type) else None
+        if extractor is None:
+            bodies += 1
+            if bodies > 1:
+                raise ConfigurationError(
+                    f"handler {_name(function)}: {name!r} would be a second body; annotate it as Context, "
+                    "Message or Delivery"
+                )
+            extractor = _body_extractor(annotation if annotation is not None else body)
+            plain = plain and extractor is _content
+        else:
+            plain = False
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            named[name] = extractor
+        else:
+            positional.append(extractor)
+    return Handler(
+        function,
+        message_type,
+        retry,
+        timeout,
+        inspect.iscoroutinefunction(function)
+        or inspect.iscoroutinefunction(getattr(function, "__call__", None)),
+        _builder(tuple(positional), named),
+        takes_content_only=plain and len(positional) == 1 and not named,
+    )
+
+
+def _builder(positional: tuple[Callable[..., Any], ...], named: dict[str, Callable[..., Any]]) -> Arguments:
+    def build(
+        delivery: Delivery, context: Callable[[Delivery], Context]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return (
+            tuple([extract(delivery, context) for extract in positional]),
+            {name: extract(delivery, context) for name, extract in named.items()},
+        )
+
+    return build
+
+
+def _content(delivery: Delivery, context: Any) -> Any:
+    return delivery.message.content
+
+
+def _body_extractor(annotation: Any) -> Callable[..., Any]:
+    if annotation is None or annotation is Any:
+        return _content
+
+    def validated(delivery: Delivery, context: Any) -> Any:
+        return validate_content(delivery.message.content, annotation)
+
+    return validated
+
+
+_SPECIAL: dict[Any, Callable[..., Any]] = {
+    Context: lambda delivery, context: context(delivery),
+    Message: lambda delivery, context: delivery.message,
+    Delivery: lambda delivery, context: delivery,
+}
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise ConfigurationError(
+            f"handler {_name(function)}: the annotation {error.name!r} is not known where it is defined"
+        ) from error
+    except TypeError:
+        # A callable object without annotations of its own.
+        return get_type_hints(type(function).__call__, include_extras=True)
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", repr(function))

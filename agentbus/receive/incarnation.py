@@ -1,0 +1,323 @@
+"""One life of a subscriber: from joining under a new name to leaving, or to losing the lease.
+
+A consumer that was fenced can settle nothing any more, so it does not try to mend itself: the subscriber
+begins a new incarnation with a new name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from agentbus.broker.connection import Broker
+from agentbus.broker.inbox import Inbox, RawEntry
+from agentbus.broker.keys import SOURCES, addresses
+from agentbus.errors import BrokerError, BrokerUnavailable
+from agentbus.events import Events
+from agentbus.message.backoff import Backoff
+from agentbus.message.durations import seconds
+from agentbus.receive.agent import Agent
+from agentbus.receive.audit import Audit
+from agentbus.receive.delivery import Delivery, Source
+from agentbus.receive.execution import Execution
+from agentbus.receive.housekeeping import Housekeeper, Nudges, Told
+from agentbus.receive.intake import Intake
+from agentbus.receive.lease import Heart, Lease, clock
+from agentbus.receive.outcome import RELEASED
+from agentbus.receive.settler import Settler
+from agentbus.receive.workload import SuspectGate, Workload
+from agentbus.settings import RetentionSettings
+
+#: A runner lets the event loop breathe after this many deliveries in a row that never waited.
+_BREATHE_AFTER = 32
+_ADDRESS_INTERVAL = 60.0
+#: Seconds without an arrival, while work waits and runners are free, after which the reader counts as deaf.
+_DEAF_AFTER = 10.0
+_START_CHECK = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Grounds:
+    """What every incarnation of a process shares."""
+
+    broker: Broker
+    prefix: str
+    heart: Heart
+    events: Events
+    gate: SuspectGate
+    retention: RetentionSettings
+    key_window_ms: int
+
+
+def consumer_name(agent: str) -> str:
+    """Return a name nobody had before: agent, host and process for people, and a token for certainty."""
+    host = "".join(
+        character if character.isalnum() or character == "-" else "-" for character in socket.gethostname()
+    )
+    return f"{agent}.{host[:40]}.{os.getpid()}.{secrets.token_hex(4)}"
+
+
+class Incarnation:
+    """One consumer name and everything that runs under it."""
+
+    def __init__(
+        self, agent: Agent, grounds: Grounds, execution: Execution, tell_dead: Told, runners: int
+    ) -> None:
+        self._agent = agent
+        self._grounds = grounds
+        self._execution = execution
+        self._runner_count = runners
+        settings = agent.settings
+        self.consumer = consumer_name(agent.name)
+        inboxes = [Inbox(grounds.broker, grounds.prefix, address) for address in agent.addresses]
+        self._sources = [Source(inbox, index) for inbox in inboxes for index in range(len(SOURCES))]
+        self._by_place = {(source.inbox, source.index): source for source in self._sources}
+        self.ended = asyncio.Event()
+        self.lost: str | None = None
+        self.lease = Lease(
+            self.consumer, inboxes, seconds(settings.lease, "lease"), _stall_limit(agent), self._lose
+        )
+        prefetch = settings.prefetch if runners else 0
+        self.workload = Workload(
+            max(1, runners), prefetch, seconds(settings.prefetch_below, "prefetch_below"), grounds.gate
+        )
+        self.settler = Settler(self.consumer, self._sources, execution, grounds.events, self._lose)
+        self.intake = Intake(
+            grounds.broker, self.lease, self.workload, self.accept, self._lose, grounds.events
+        )
+        self.housekeepers = {
+            inbox.address: Housekeeper(
+                inbox, self.lease, grounds.key_window_ms, grounds.retention, grounds.events, tell_dead
+            )
+            for inbox in inboxes
+        }
+        self._nudges = Nudges(grounds.broker, list(self.housekeepers.values()))
+        self._runners: list[asyncio.Task[None]] = []
+        self._children: list[asyncio.Task[None]] = []
+        self._reader: asyncio.Task[None] | None = None
+
+    # --- life ---
+
+    async def join(self) -> None:
+        """Become known at every address."""
+        for inbox in self.lease.inboxes:
+            await self._grounds.broker.execute("SADD", addresses(self._grounds.prefix), inbox.address)
+            sent_at = clock()
+            joined = await inbox.join(self.consumer)
+            self.lease.answered(sent_at, joined.server_ms)
+
+    async def live(self, stop: asyncio.Event, ready: Callable[[], None]) -> None:
+        """Work until ``stop`` is set or the lease is lost; a child that fails ends all of it."""
+        async with asyncio.TaskGroup() as group:
+            self._start(group)
+            ready()
+            stopped = group.create_task(stop.wait(), name="agentbus stop")
+            ended = group.create_task(self.ended.wait(), name="agentbus ended")
+            try:
+                await asyncio.wait((stopped, ended), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                stopped.cancel()
+                ended.cancel()
+                await self._end()
+
+    def _start(self, group: asyncio.TaskGroup) -> None:
+        """Begin the named children: the whole concurrency of a subscriber."""
+        self._grounds.heart.add(self.lease)
+        name = self._agent.name
+        self._reader = group.create_task(self.intake.run(), name=f"agentbus reader {name}")
+        self._runners = [
+            group.create_task(self._run_deliveries(), name=f"agentbus runner {name} {number}")
+            for number in range(self._runner_count)
+        ]
+        audit = Audit(
+            self.consumer, self._sources, self.accept, lambda: self.intake.reconnects, self._grounds.events
+        )
+        duties: list[tuple[str, Callable[[], Awaitable[None]]]] = [
+            ("settler", self.settler.run),
+            ("audit", audit.run),
+            ("nudges", self._nudges.run),
+            ("watch", self._watch),
+            ("addresses", self._note_addresses),
+        ]
+        for keeper in self.housekeepers.values():
+            duties += keeper.duties()
+        self._children = [
+            group.create_task(_forever(duty), name=f"agentbus {duty_name} {name}")
+            for duty_name, duty in duties
+        ]
+
+    def _lose(self, why: str) -> None:
+        """The lease is gone: cancel what runs at once, before it can run one more line."""
+        if self.lost is not None:
+            return
+        self.lost = why
+        self.lease.fenced = True
+        for source in self._sources:
+            for delivery in source.held.values():
+                delivery.revoked = True
+        for runner in self._runners:
+            runner.cancel()
+        self.settler.abandon()
+        self._grounds.events.emit("fenced", self.lease.inboxes[0].address, why, consumer=self.consumer)
+        self.ended.set()
+
+    async def _end(self) -> None:
+        """Stop reading, hand back what has not begun, finish what runs, settle, leave."""
+        try:
+            if self.lost is None:
+                await self._drain()
+        finally:
+            self._grounds.heart.remove(self.lease)
+            for task in (*self._runners, *self._children, self._reader):
+                if task is not None:
+                    task.cancel()
+            await self.intake.close()
+            await self._nudges.close()
+            if self.lost is None:
+                await self._leave()
+
+    async def _drain(self) -> None:
+        patience = seconds(self._agent.settings.drain, "drain")
+        assert self._reader is not None
+        # From here on this consumer's death is nobody's fault: a deployment must not kill a long task.
+        self.lease.phase = "draining"
+        try:
+            async with asyncio.timeout(patience):
+                await self.intake.stop(self._reader)
+                self._give_back(self.workload.take_unstarted(float("inf")))
+                # What was pulled ends when its owner settles it; a caller that leaves hands it back.
+                while self._runners and self.workload.running and self.lost is None:
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            # Unfinished handlers are cancelled; each releases its message (see _run_one).
+            for runner in self._runners:
+                runner.cancel()
+            await asyncio.wait(self._runners, timeout=1.0)
+        self._give_back([delivery for delivery in self._held() if not delivery.settled])
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(2.0, min(patience, 10.0))):
+                await self.settler.wait_idle()
+
+    async def _leave(self) -> None:
+        for inbox in self.lease.inboxes:
+            # An unreachable broker is left without a word: the others notice by the beat.
+            with contextlib.suppress(BrokerError):
+                await inbox.leave(self.consumer)
+
+    def _held(self) -> list[Delivery]:
+        return [delivery for source in self._sources for delivery in source.held.values()]
+
+    # --- deliveries ---
+
+    def accept(self, inbox: Inbox, entries: Sequence[RawEntry]) -> None:
+        """Take entries that the broker handed to this consumer into the local map and the workload."""
+        now = asyncio.get_running_loop().time()
+        deliveries = []
+        for entry in entries:
+            source = self._by_place[inbox, entry.source]
+            delivery = Delivery(source, entry, now, self.settler)
+            source.held[entry.entry_id] = delivery
+            deliveries.append(delivery)
+        self.workload.add(deliveries)
+        self._give_back(self.workload.take_excess())
+
+    def _give_back(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            self.settler.settle(delivery, RELEASED)
+
+    async def _run_deliveries(self) -> None:
+        """One runner: take, run, settle; long-lived, because a task per message would cost more than it."""
+        in_a_row = 0
+        while True:
+            delivery = self.workload.take()
+            if delivery is None:
+                in_a_row = 0
+                await self.workload.wait_work()
+                continue
+            if not self.lease.holds:
+                await self._wait_for_lease()
+            await self._run_one(delivery)
+            in_a_row += 1
+            if in_a_row >= _BREATHE_AFTER:
+                in_a_row = 0
+                await asyncio.sleep(0)
+
+    async def _wait_for_lease(self) -> None:
+        """Start nothing while the last answered beat is older than a lease."""
+        while not self.lease.holds:
+            await asyncio.sleep(0.02)
+
+    async def _run_one(self, delivery: Delivery) -> None:
+        begun = time.perf_counter()
+        try:
+            if delivery.suspect:
+                await self._mark_started(delivery)
+            outcome = await self._execution.run(delivery)
+            self.settler.settle(delivery, outcome)
+        except asyncio.CancelledError:
+            # A stop that could wait no longer: hand the message back, nothing spent. After a fence the
+            # settler refuses, and the others have it already.
+            if not delivery.revoked:
+                self.settler.settle(delivery, RELEASED)
+            raise
+        finally:
+            self.workload.finished(delivery, time.perf_counter() - begun)
+
+    async def _mark_started(self, delivery: Delivery) -> None:
+        """Charge this one, and not its neighbours, if the process dies now."""
+        backoff = Backoff()
+        while True:
+            try:
+                await delivery.source.inbox.mark_started(self.consumer, delivery.entry)
+                return
+            except BrokerUnavailable:
+                await asyncio.sleep(backoff.next_pause())
+
+    # --- watching itself ---
+
+    async def _watch(self) -> None:
+        """Give back what has not started in time; rebuild a reader that hears nothing."""
+        loop = asyncio.get_running_loop()
+        start_within = seconds(self._agent.settings.start_within, "start_within")
+        while True:
+            await asyncio.sleep(_START_CHECK)
+            self._give_back(self.workload.take_unstarted(loop.time() - start_within))
+            if self._deaf(loop.time()):
+                await self.intake.rebuild()
+
+    def _deaf(self, now: float) -> bool:
+        waiting = any(keeper.seen.waiting for keeper in self.housekeepers.values())
+        return waiting and self.workload.wanted > 0 and now - self.intake.last_arrival > _DEAF_AFTER
+
+    async def _note_addresses(self) -> None:
+        """Repeat which addresses are in use: the set may be lost with a server."""
+        while True:
+            await asyncio.sleep(_ADDRESS_INTERVAL)
+            with contextlib.suppress(BrokerError):
+                names = [inbox.address for inbox in self.lease.inboxes]
+                await self._grounds.broker.execute("SADD", addresses(self._grounds.prefix), *names)
+
+    def siblings(self, address: str) -> int:
+        """How many instances serve an address."""
+        keeper = self.housekeepers.get(address)
+        return keeper.seen.siblings if keeper is not None else 1
+
+
+async def _forever(duty: Callable[[], Awaitable[None]]) -> None:
+    await duty()
+
+
+def _stall_limit(agent: Agent) -> float:
+    """Return how old the loop's pulse may be: the longest handler's timeout, if every one has one."""
+    limit = seconds(agent.settings.stall_limit, "stall_limit")
+    timeouts = [handler.timeout for handler in agent.handlers.values()]
+    if timeouts and all(timeout is not None for timeout in timeouts):
+        longest = max(timeout for timeout in timeouts if timeout is not None)
+        return min(limit, longest + seconds(agent.settings.lease, "lease"))
+    return limit

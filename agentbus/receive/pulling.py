@@ -1,0 +1,174 @@
+"""Deliveries that user code pulls: the same engine, with the caller in the runner's place."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from agentbus.events import Events
+from agentbus.message.durations import Duration, readable, seconds
+from agentbus.receive.delivery import Delivery
+from agentbus.receive.incarnation import Incarnation
+from agentbus.receive.outcome import RELEASED
+from agentbus.receive.subscriber import Subscriber
+
+
+class PulledDelivery(Delivery):
+    """A delivery in the hands of user code: it must be settled within the acknowledgement timeout.
+
+    ``async with delivery:`` settles it: leaving means processed, an exception means retry. Letting go of it
+    without settling hands it back, with a warning.
+    """
+
+    __slots__ = ("__weakref__", "_inner")
+
+    def __init__(self, inner: Delivery) -> None:
+        self._inner = inner
+        self.source, self.entry, self.arrived = inner.source, inner.entry, inner.arrived
+        self.state, self.message, self._settler = inner.state, inner.message, inner._settler
+
+    @property
+    def outcome(self) -> Any:  # type: ignore[override]
+        """How it ended here, if it has."""
+        return self._inner.outcome
+
+    @property
+    def revoked(self) -> bool:  # type: ignore[override]
+        """Whether the lease was lost."""
+        return self._inner.revoked
+
+    async def _settle(self, outcome: Any) -> None:
+        await self._inner._settle(outcome)
+
+
+class Puller:
+    """Pulls deliveries from one subscriber."""
+
+    def __init__(self, subscriber: Subscriber, events: Events) -> None:
+        self._subscriber = subscriber
+        self._events = events
+        self._timeout = seconds(subscriber.agent.settings.pulled_timeout, "pulled_timeout")
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Join; raises what joining raises."""
+        self._task = asyncio.create_task(self._subscriber.run(runners=0), name="agentbus pull")
+        ready = asyncio.create_task(self._subscriber.ready.wait())
+        await asyncio.wait((self._task, ready), return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        if self._task.done():
+            self._task.result()
+
+    async def close(self) -> None:
+        """Hand back what is unsettled and leave."""
+        self._subscriber.stop()
+        if self._task is not None:
+            await self._task
+
+    async def next(self, timeout: Duration | None = None) -> PulledDelivery | None:
+        """Return the next delivery; None when none came within ``timeout``."""
+        limit = None if timeout is None else seconds(timeout, "timeout")
+        try:
+            async with asyncio.timeout(limit):
+                return await self._next()
+        except TimeoutError:
+            return None
+
+    async def deliveries(self) -> AsyncGenerator[PulledDelivery, None]:
+        """Yield deliveries as they come; closing the generator hands back the last one if unsettled."""
+        while True:
+            delivery = await self._next()
+            try:
+                yield delivery
+            except GeneratorExit:
+                # The loop was left: what nobody has settled goes back at once.
+                if not delivery.settled:
+                    await delivery.release()
+                raise
+
+    async def _next(self) -> PulledDelivery:
+        while True:
+            incarnation = await self._present()
+            inner = incarnation.workload.take()
+            if inner is None:
+                await self._wait_work(incarnation)
+                continue
+            ended = self._subscriber.execution.open(inner)
+            if ended is None:
+                return self._hand_out(incarnation, inner)
+            await self._subscriber.execution.answer(inner, ended)
+            incarnation.settler.settle(inner, ended)
+            incarnation.workload.finished(inner, 1.0)
+
+    async def _present(self) -> Incarnation:
+        """Return the present incarnation, once it may start work."""
+        while True:
+            if self._task is not None and self._task.done():
+                self._task.result()
+                raise RuntimeError("the subscriber was closed")
+            incarnation = self._subscriber.incarnation
+            if incarnation is not None and incarnation.lost is None and incarnation.lease.holds:
+                return incarnation
+            await asyncio.sleep(0.02)
+
+    async def _wait_work(self, incarnation: Incarnation) -> None:
+        work = asyncio.ensure_future(incarnation.workload.wait_work())
+        ended = asyncio.ensure_future(incarnation.ended.wait())
+        try:
+            await asyncio.wait((work, ended), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            work.cancel()
+            ended.cancel()
+
+    def _hand_out(self, incarnation: Incarnation, inner: Delivery) -> PulledDelivery:
+        pulled = PulledDelivery(inner)
+        loop = asyncio.get_running_loop()
+        finished = _Finish(incarnation, inner)
+        limit = loop.call_later(self._timeout, self._timed_out, inner, finished)
+        finished.limit = limit
+        inner.on_settled = finished.done
+
+        def dropped() -> None:
+            # The collector may run in any thread.
+            loop.call_soon_threadsafe(self._dropped, inner, finished)
+
+        weakref.finalize(pulled, dropped).atexit = False
+        return pulled
+
+    def _timed_out(self, inner: Delivery, finished: _Finish) -> None:
+        if inner.outcome is None and not inner.revoked:
+            error = TimeoutError(f"not settled within {readable(self._timeout)}")
+            finished.incarnation.settler.settle(inner, self._subscriber.execution.failed(inner, error))
+            finished.done()
+
+    def _dropped(self, inner: Delivery, finished: _Finish) -> None:
+        if inner.outcome is None and not inner.revoked:
+            self._events.emit(
+                "dropped_delivery",
+                inner.address,
+                f"message {inner.message.message_id} was let go without being settled; it is handed back",
+                message_id=inner.message.message_id,
+            )
+            finished.incarnation.settler.settle(inner, RELEASED)
+            finished.done()
+
+
+class _Finish:
+    """What ends with a pulled delivery: its timer and its place among the running ones."""
+
+    __slots__ = ("_inner", "_over", "incarnation", "limit")
+
+    def __init__(self, incarnation: Incarnation, inner: Delivery) -> None:
+        self.incarnation = incarnation
+        self._inner = inner
+        self.limit: asyncio.TimerHandle | None = None
+        self._over = False
+
+    def done(self) -> None:
+        if not self._over:
+            self._over = True
+            if self.limit is not None:
+                self.limit.cancel()
+            self.incarnation.workload.finished(self._inner, 1.0)

@@ -1,0 +1,112 @@
+"""A subscriber: one agent served by this process, incarnation after incarnation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from agentbus.broker.inbox import Inbox
+from agentbus.errors import AgentBusError, BrokerUnavailable, MalformedMessage
+from agentbus.message.backoff import Backoff
+from agentbus.message.codec import decode
+from agentbus.receive.agent import Agent
+from agentbus.receive.context import Publish
+from agentbus.receive.delivery import Answer
+from agentbus.receive.execution import Execution, Surroundings
+from agentbus.receive.incarnation import Grounds, Incarnation
+from agentbus.receive.outcome import Kind, Outcome
+
+
+class Subscriber:
+    """Serves one agent until it is stopped."""
+
+    def __init__(self, agent: Agent, grounds: Grounds, publish: Publish, answer: Answer) -> None:
+        self.agent = agent
+        self._grounds = grounds
+        self._answer = answer
+        self._stop = asyncio.Event()
+        self.ready = asyncio.Event()
+        self._incarnation: Incarnation | None = None
+        self.execution = Execution(
+            agent,
+            Surroundings(publish=publish, answer=answer, server_ms=self._server_ms, siblings=self._siblings),
+        )
+
+    @property
+    def incarnation(self) -> Incarnation | None:
+        """The present life, while there is one."""
+        return self._incarnation
+
+    def stop(self) -> None:
+        """Begin a graceful stop: read no more, hand back what has not begun, finish what runs."""
+        self._stop.set()
+
+    async def run(self, runners: int | None = None) -> None:
+        """Serve until stopped; begin anew under another name whenever the lease was lost.
+
+        ``runners`` 0 = deliveries are pulled, not run here. Raises what a failed child raised.
+        """
+        count = self.agent.concurrency if runners is None else runners
+        try:
+            while not self._stop.is_set():
+                self._incarnation = Incarnation(
+                    self.agent, self._grounds, self.execution, self._tell_dead, count
+                )
+                if await self._join(self._incarnation):
+                    await self._live(self._incarnation)
+        finally:
+            self.execution.close()
+
+    async def _join(self, incarnation: Incarnation) -> bool:
+        """Join as soon as the broker can be reached; False when stopped before."""
+        backoff = Backoff()
+        while not self._stop.is_set():
+            try:
+                await incarnation.join()
+                return True
+            except BrokerUnavailable:
+                await asyncio.sleep(backoff.next_pause())
+        return False
+
+    async def _live(self, incarnation: Incarnation) -> None:
+        try:
+            await incarnation.live(self._stop, self.ready.set)
+        except BaseExceptionGroup as group:
+            # One failed child ended the others; the user wants its error, not the group around it.
+            _, rest = group.split(asyncio.CancelledError)
+            if rest is not None:
+                raise _first(rest) from group
+            raise
+
+    async def _tell_dead(self, inbox: Inbox, texts: Sequence[bytes]) -> None:
+        """A takeover made dead letters: log them and tell whoever asked."""
+        for text in texts:
+            outcome = Outcome(Kind.DEAD, reason="crashed", detail="its owners died while running it")
+            try:
+                message = decode(text)
+                self._grounds.events.emit(
+                    "dead_letter",
+                    inbox.address,
+                    f"{message.message_type} {message.message_id}: crashed: {outcome.detail}",
+                    message_id=message.message_id,
+                    reason="crashed",
+                )
+                if message.reply_to is not None:
+                    await self._answer(message, None, outcome)
+            except (MalformedMessage, AgentBusError):
+                continue
+
+    def _server_ms(self) -> float:
+        assert self._incarnation is not None
+        return self._incarnation.lease.server_ms()
+
+    def _siblings(self, address: str) -> int:
+        return self._incarnation.siblings(address) if self._incarnation is not None else 1
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first error inside nested groups."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

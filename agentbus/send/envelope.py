@@ -1,0 +1,213 @@
+"""From what a caller gives to what travels: one envelope and what the publish script must know of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypedDict
+
+import orjson
+import uuid_utils
+
+from agentbus.errors import InvalidValue
+from agentbus.message.codec import check_body_type, encode, encode_body
+from agentbus.message.durations import Duration, instant_milliseconds, milliseconds, seconds
+from agentbus.message.message import ENVELOPE_VERSION
+from agentbus.message.policy import Durability, Priority, Retry, check_durability, check_priority
+from agentbus.message.topics import Destination, Topic, parse_topic
+
+#: What a publish may be addressed to.
+AnyTopic = str | Topic[Any, Any]
+
+
+class PublishOptions(TypedDict, total=False):
+    """What can be said about one message besides its topic and body."""
+
+    #: critical, high, normal (the default), low or background.
+    priority: Priority
+    #: How long after its acceptance the message is worth handling.
+    ttl: Duration
+    #: Hand it out only after this time.
+    delay: Duration
+    #: Hand it out only at this point in time.
+    at: datetime | str
+    #: Idempotency: a second message with this key from the same sender is not stored again.
+    key: str
+    #: stream, disk or replicated; left out: disk for critical and high where the server can.
+    durability: Durability
+    #: Refuse an address that nobody has ever served.
+    strict: bool
+    #: How often and how fast this message is tried again; wins over the handler's own.
+    retry: Retry
+    #: How long to wait for the broker, in all.
+    deadline: Duration
+    #: What the sender knew when it wrote the body.
+    context: Mapping[str, Any]
+    #: Anything else about the body.
+    metadata: Mapping[str, Any]
+    #: The conversation.
+    correlation_id: str
+    #: The message that caused this one.
+    causation_id: str
+    session_id: str
+    project: str
+    #: Where an answer goes; set by `Bus.request`.
+    reply_to: str
+    #: W3C trace context.
+    trace: Mapping[str, str]
+    #: Further envelope fields of your own; they are kept and passed on.
+    extra: Mapping[str, Any]
+
+
+KNOWN_OPTIONS = frozenset(PublishOptions.__annotations__)
+#: Options that are copied into the envelope under their own name.
+_COPIED = ("correlation_id", "causation_id", "session_id", "project", "reply_to")
+#: Options that make a message need more than its lane in the publish script.
+_SPECIAL = frozenset(("ttl", "delay", "at", "key", "strict"))
+#: Priorities that are confirmed when on disk, where the server can tell.
+_CONFIRMED_ON_DISK = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who publishes."""
+
+    agent: str | None = None
+    type: str | None = None
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """One message on its way to the broker."""
+
+    destination: Destination
+    message_id: str
+    text: bytes
+    #: Index into `policy.PRIORITIES`.
+    lane: int
+    #: What the publish script must know beyond the lane; None for a plain message.
+    option: dict[str, Any] | None
+    #: None = the default of the priority.
+    durability: Durability | None
+
+
+_NO_OPTIONS: PublishOptions = {}
+
+
+def compose(
+    sender: Sender, topic: AnyTopic, body: Any, options: PublishOptions, limit_bytes: int
+) -> Outgoing:
+    """Return the message to send; raises `InvalidValue` naming the first field at fault."""
+    if isinstance(topic, Topic):
+        check_body_type(body, topic.body)
+        topic = topic.text
+    destination = parse_topic(topic)
+    message_id = str(uuid_utils.uuid7())
+    envelope: dict[str, Any] = {
+        "version": ENVELOPE_VERSION,
+        "message_id": message_id,
+        "from_agent": sender.agent,
+        "from_type": sender.type,
+        "to_agent": destination.name,
+        "message_type": destination.message_type,
+        "priority": "normal",
+        "timestamp": datetime.now(UTC),
+        "body": encode_body(body, options.get("context"), options.get("metadata")) if options
+        else encode_body(body, None, None),
+    }  # fmt: skip
+    if not options:
+        return Outgoing(destination, message_id, encode(envelope, limit_bytes), 2, None, None)
+    lane = check_priority(options.get("priority", "normal"))
+    option = _script_option(sender, message_id, options)
+    _fill(envelope, options)
+    if option is not None and "key" in option:
+        option["digest"] = _digest(topic, envelope, options)
+    durability = check_durability(options["durability"]) if "durability" in options else None
+    return Outgoing(destination, message_id, encode(envelope, limit_bytes), lane, option, durability)
+
+
+def wants_disk(outgoing: Outgoing) -> bool:
+    """Return whether a message without a durability of its own is to be confirmed when on disk."""
+    return outgoing.durability is None and outgoing.lane < _CONFIRMED_ON_DISK
+
+
+def _fill(envelope: dict[str, Any], options: PublishOptions) -> None:
+    """Put the options that the receiver reads into the envelope."""
+    unknown = options.keys() - KNOWN_OPTIONS
+    if unknown:
+        raise InvalidValue(sorted(unknown)[0], f"is not a publish option; those are {sorted(KNOWN_OPTIONS)}")
+    for name, value in options.get("extra", {}).items():
+        if name in envelope or name in _COPIED:
+            raise InvalidValue("extra", f"{name!r} is a field of the envelope itself")
+        envelope[name] = value
+    envelope["priority"] = options.get("priority", "normal")
+    if "ttl" in options:
+        envelope["ttl"] = seconds(options["ttl"], "ttl")
+    if "retry" in options:
+        envelope["delivery"] = _delivery(options["retry"])
+    for name in _COPIED:
+        value = options.get(name)
+        if value is not None:
+            if not isinstance(value, str):
+                raise InvalidValue(name, f"must be text, not {value!r}")
+            envelope[name] = value
+    if "trace" in options:
+        envelope["trace"] = dict(options["trace"])
+
+
+def _delivery(retry: Retry) -> dict[str, Any]:
+    if not isinstance(retry, Retry):
+        raise InvalidValue("retry", f"must be a Retry, not {retry!r}")
+    return {
+        "max_retries": retry.max_retries,
+        "retry_delay": seconds(retry.retry_delay, "retry_delay"),
+        "when_exhausted": retry.when_exhausted,
+    }
+
+
+def _script_option(sender: Sender, message_id: str, options: PublishOptions) -> dict[str, Any] | None:
+    if _SPECIAL.isdisjoint(options):
+        return None
+    option: dict[str, Any] = {"id": message_id}
+    if "ttl" in options:
+        option["ttl"] = milliseconds(options["ttl"], "ttl")
+        if option["ttl"] == 0:
+            raise InvalidValue("ttl", "must be longer than zero")
+    if "delay" in options and "at" in options:
+        raise InvalidValue("delay", "and at exclude each other; give one")
+    if "delay" in options:
+        option["delay"] = milliseconds(options["delay"], "delay")
+        if 0 < option.get("ttl", 0) <= option["delay"]:
+            raise InvalidValue(
+                "ttl", f"{options['ttl']!r} ends before the delay of {options['delay']!r} does"
+            )
+    if "at" in options:
+        option["at"] = instant_milliseconds(options["at"], "at")
+    if "key" in options:
+        option["key"] = f"{sender.agent or ''}/{_checked_key(options['key'])}"
+    if options.get("strict"):
+        option["strict"] = True
+    return option
+
+
+def _checked_key(key: str) -> str:
+    if not isinstance(key, str) or not 0 < len(key) <= 512:
+        raise InvalidValue("key", f"must be text of 1 to 512 characters, not {key!r}")
+    return key
+
+
+def _digest(topic: str, envelope: Mapping[str, Any], options: PublishOptions) -> str:
+    """Return a digest of all that must be equal in a repeated publish: topic, body and options."""
+    relevant = {name: options[name] for name in ("priority", "ttl", "delay", "at") if name in options}
+    try:
+        text = orjson.dumps(
+            [topic, envelope["body"], {name: str(value) for name, value in relevant.items()}],
+            option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS,
+            default=str,
+        )
+    except TypeError:
+        # Not JSON: encoding the envelope raises the error that names the field.
+        return ""
+    return hashlib.blake2b(text, digest_size=16).hexdigest()

