@@ -1,15 +1,8 @@
-# The speed comparison. Included by the root Makefile, which sets PYTHON and makes its environment.
-#   make bench              the whole run, writes docs/benchmarks.md and docs/benchmarks.svg
-#   make bench ARGS=--quick a small run of everything
+# The speed comparison, included by the root Makefile.
+#   make bench                 the whole run, about seven minutes; writes docs/benchmarks.md and its chart
+#   make bench ARGS=--quick    a small run of everything, about one minute; a look, not a result
+#   make bench ARGS="--only agentbus --only raw-read"
 
-BENCH_ENV := .venv-bench
-
-# The marker is named after the pinned list, so that a changed list rebuilds the environment.
-$(BENCH_ENV)/.made: benchmarks/peers.txt
-	$(PYTHON) -m venv --clear $(BENCH_ENV) || $(PYTHON) -m virtualenv --clear $(BENCH_ENV)
-	$(BENCH_ENV)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers.txt
-	touch $@
-
-.PHONY: bench
-bench: $(BENCH_ENV)/.made
-	$(PYTHON) -m benchmarks --output docs/benchmarks.md $(ARGS)
+bench:
+	@$(PYTHON) .ci/bootstrap.py bench || echo 'The peers could not be installed: measuring without them.' >&2
+	@$(PYTHON) -m benchmarks --output docs/benchmarks.md $(ARGS)

@@ -61,8 +61,6 @@ async def consume_rate(candidate: Candidate, queue: str, count: int, limit: floa
     async with candidate.consuming(queue, countdown.one):
         await asyncio.wait_for(countdown.done.wait(), limit)
         await _wait_until_settled(candidate, queue)
-    if countdown.seen < count:
-        raise RuntimeError(f"{count - countdown.seen} of {count} messages were never handled")
     return countdown.rate
 
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
-ROOT_VARIABLE = "PYTHONPATH"
+POLITE_END = 5.0
+"""Seconds a process gets to leave by itself before it is told to."""
 
 
 class SideFailed(RuntimeError):
@@ -78,11 +79,14 @@ class Side:
             raise SideFailed(found["error"])
         return found
 
-    async def ask(self, do: str, queue: str, count: int = 0, limit: float = 60.0) -> dict[str, Any]:
-        """Send one command and wait for its answer."""
-        command = {"do": do, "queue": queue, "count": count, "limit": limit}
-        self._in.write(json.dumps(command).encode() + b"\n")
-        await self._in.drain()
+    async def ask(
+        self, do: str, queue: str = "", count: int = 0, limit: float = 60.0, size: int = 0
+    ) -> dict[str, Any]:
+        """Send one command and wait for its answer; `limit` in seconds."""
+        command = {"do": do, "queue": queue, "count": count, "limit": limit, "size": size}
+        with suppress(ConnectionError):  # the answer tells that the process is gone, and why
+            self._in.write(json.dumps(command).encode() + b"\n")
+            await self._in.drain()
         return await self.answer(limit + 15)
 
     def _last_words(self) -> str:
@@ -91,14 +95,13 @@ class Side:
 
 
 @asynccontextmanager
-async def side(python: str, candidate: str, address: str, root: Path, log: Path) -> AsyncIterator[Side]:
-    """A ready side process of `candidate`, run by the interpreter that has its packages."""
-    command = (python, "-W", "ignore", "-m", "benchmarks.side", candidate, address)
-    async with running(*command, log=log, env={ROOT_VARIABLE: str(root)}, talk=True) as process:
-        talking = Side(process, log)
-        talking.versions = (await talking.answer(30))["ready"]
-        yield talking
+async def talking(command: tuple[str, ...], root: Path, log: Path, start_limit: float) -> AsyncIterator[Side]:
+    """A side process that has said that it is ready; `root` is where the project's packages lie."""
+    async with running(*command, log=log, env={"PYTHONPATH": str(root)}, talk=True) as process:
+        found = Side(process, log)
+        found.versions = (await found.answer(start_limit))["ready"]
+        yield found
         assert process.stdin
         process.stdin.close()  # the polite end: connections are closed, nothing is left half done
         with suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), 5)
+            await asyncio.wait_for(process.wait(), POLITE_END)

@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,23 +49,11 @@ async def publish_concurrently(
             group.create_task(publisher())
 
 
-@dataclass(frozen=True, slots=True)
-class Description:
-    """What the report says about a candidate."""
-
-    title: str
-    packages: tuple[str, ...]
-    server: str
-    """Which server it needs: redis, nats or rabbitmq."""
-    setup: str
-    """One or two sentences: how it was set up, after its own documentation."""
-    measures: frozenset[str] = frozenset({PUBLISH, CONSUME})
-
-
 class Candidate(ABC):
     """One system under test, alive inside one process for one measurement."""
 
-    description: ClassVar[Description]
+    payload: Any
+    """What is published: `body()`, or `body_bytes()` where the system carries bytes."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -89,16 +75,14 @@ class Candidate(ABC):
         """Publish one body and return when the broker has confirmed it."""
 
     @abstractmethod
-    def consuming(
-        self, queue: str, on_message: Callable[[], None]
-    ) -> AbstractAsyncContextManager[None]:
+    def consuming(self, queue: str, on_message: Callable[[], None]) -> AbstractAsyncContextManager[None]:
         """Serve `queue` with an async handler that only calls `on_message`; settle after the handler."""
 
     @abstractmethod
     async def unsettled(self, queue: str) -> int:
         """How many delivered messages the broker still regards as in flight."""
 
-    async def discard(self, queue: str) -> None:
+    async def discard(self, queue: str) -> None:  # noqa: B027  (most have nothing to do)
         """Throw the queue away after its measurement. Redis is flushed by the runner instead."""
 
     async def publish_all(self, queue: str, count: int) -> None:
@@ -109,12 +93,6 @@ class Candidate(ABC):
         """Publish `count` messages as fast as possible, for a consumer to find. Not measured."""
         await self.publish_all(queue, count)
 
-    def versions(self) -> dict[str, str]:
-        """The installed versions of the packages that do the work."""
-        found = {}
-        for package in self.description.packages:
-            try:
-                found[package] = version(package)
-            except PackageNotFoundError:
-                found[package] = "from the source tree"
-        return found
+    def server_versions(self) -> dict[str, str]:
+        """Name and version of the server, where the runner does not start it as a Redis."""
+        return {}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 START_DEADLINE = 30.0
 
 RABBIT_SCRIPT = "/usr/lib/rabbitmq/bin/rabbitmq-server"
-"""Debian's own script below the wrapper: the wrapper insists on the system's user and folders."""
+"""Debian's script below its wrapper: the wrapper on PATH insists on the system's user and folders."""
 
 
 class ServerMissing(RuntimeError):
@@ -106,15 +106,13 @@ def _rabbit_environment(folder: Path, port: int, epmd_port: int) -> dict[str, st
 @asynccontextmanager
 async def rabbitmq_server(folder: Path) -> AsyncIterator[str]:
     """A private RabbitMQ node with a private port mapper; yields its AMQP URL."""
-    if not Path(RABBIT_SCRIPT).exists():
-        raise ServerMissing("rabbitmq-server not found")
-    port, epmd_port = free_port(), free_port()
+    script, port, epmd_port = _find(RABBIT_SCRIPT, "rabbitmq-server"), free_port(), free_port()
     mapper = (_find("epmd"), "-address", "127.0.0.1", "-port", str(epmd_port))
     environment = _rabbit_environment(folder, port, epmd_port)
     # Our own port mapper in the foreground: the one Erlang starts by itself would outlive the run.
     async with (
         running(*mapper, log=folder / "epmd.log"),
-        running(RABBIT_SCRIPT, log=folder / "rabbitmq.log", env=environment) as process,
+        running(script, log=folder / "rabbitmq.log", env=environment) as process,
     ):
         await _wait_for_port(port, process, "rabbitmq-server")
         yield f"amqp://guest:guest@127.0.0.1:{port}/"

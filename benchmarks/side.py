@@ -9,10 +9,11 @@ import asyncio
 import os
 import sys
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from . import measures
-from .candidates import load
+from .catalogue import CATALOGUE, load
 from .lines import Talk
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ async def _obey(candidate: Candidate, command: dict[str, Any]) -> dict[str, Any]
             await candidate.prepare(queue)
         case "fill":
             await candidate.prepare(queue)
+            if command["size"]:
+                candidate.payload = b"x" * command["size"]
             await candidate.fill(queue, count)
         case "discard":
             await candidate.discard(queue)
@@ -42,9 +45,20 @@ async def _obey(candidate: Candidate, command: dict[str, Any]) -> dict[str, Any]
     return {}
 
 
-async def _serve(talk: Talk, candidate: Candidate) -> None:
+def _versions(packages: tuple[str, ...]) -> dict[str, str]:
+    """The installed versions of the packages that do the work."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "from the source tree"
+    return found
+
+
+async def _serve(talk: Talk, name: str, candidate: Candidate) -> None:
     await candidate.open()
-    talk.tell({"ready": candidate.versions()})
+    talk.tell({"ready": {**_versions(CATALOGUE[name].packages), **candidate.server_versions()}})
     await talk.serve(lambda command: _obey(candidate, command))
     with suppress(TimeoutError):
         await asyncio.wait_for(candidate.close(), CLOSE_DEADLINE)
@@ -56,7 +70,7 @@ def main() -> None:
     name, address = sys.argv[1:]
     talk = Talk()
     try:
-        asyncio.run(_serve(talk, load(name)(address)))
+        asyncio.run(_serve(talk, name, load(name)(address)))
     except ImportError as error:
         talk.tell({"error": f"not installed: {error}"})
     except Exception as error:

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from agentbus import Agent, Bus
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from ..protocol import BOTH, CONSUME, LATENCY, PUBLISH, Candidate, Description, body
+from agentbus import Agent, Bus
+
+from ..protocol import Candidate, body
+from ..tuning import AGENTBUS_CONCURRENCY, AGENTBUS_MANY
 from .redis_probe import pending
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-CONCURRENCY = 64
-MANY = 1000
-
 
 class AgentBus(Candidate):
     """`publish` from many tasks, an agent with one async handler."""
-
-    description: ClassVar[Description] = Description(
-        title="agentbus",
-        packages=("agentbus-redis", "redis", "hiredis", "orjson"),
-        server="redis",
-        setup=f"`Bus(url)`, `bus.publish`, `Agent(name, concurrency={CONCURRENCY})`, everything else default.",
-        measures=frozenset({PUBLISH, CONSUME, BOTH, LATENCY}),
-    )
 
     async def open(self) -> None:
         self.client = Redis.from_url(self.address)
@@ -47,8 +38,8 @@ class AgentBus(Candidate):
         await self.bus.publish(f"agent.{queue}.task", self.payload)
 
     async def fill(self, queue: str, count: int) -> None:
-        topic, bodies = f"agent.{queue}.task", [self.payload] * MANY
-        for start in range(0, count, MANY):
+        topic, bodies = f"agent.{queue}.task", [self.payload] * AGENTBUS_MANY
+        for start in range(0, count, AGENTBUS_MANY):
             await self.bus.publish_many(topic, bodies[: count - start])
 
     async def unsettled(self, queue: str) -> int:
@@ -60,7 +51,7 @@ class AgentBus(Candidate):
 
     @asynccontextmanager
     async def consuming(self, queue: str, on_message: Callable[[], None]) -> AsyncIterator[None]:
-        agent = Agent(queue, concurrency=CONCURRENCY)
+        agent = Agent(queue, concurrency=AGENTBUS_CONCURRENCY)
 
         @agent.on("task")
         async def handle(body: dict[str, str]) -> None:
@@ -72,14 +63,6 @@ class AgentBus(Candidate):
 
 class AgentBusMany(AgentBus):
     """The same inbox, written by `publish_many`."""
-
-    description: ClassVar[Description] = Description(
-        title="agentbus, publish_many",
-        packages=("agentbus-redis", "redis", "hiredis", "orjson"),
-        server="redis",
-        setup=f"`bus.publish_many` with {MANY} bodies a call, one call after the other.",
-        measures=frozenset({PUBLISH}),
-    )
 
     async def publish_all(self, queue: str, count: int) -> None:
         await self.fill(queue, count)

@@ -4,37 +4,24 @@ from __future__ import annotations
 
 import logging
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from faststream import AckPolicy
 from faststream.redis import RedisBroker, StreamSub
 from redis.asyncio import Redis
 
-from ..protocol import BOTH, CONSUME, LATENCY, PUBLISH, PUBLISHERS, Candidate, Description, body
+from ..protocol import PUBLISHERS, Candidate, body
+from ..tuning import FASTSTREAM_RECORDS
 from .redis_probe import make_group, pending
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 GROUP, CONSUMER = "workers", "worker-1"
-RECORDS = 100
 
 
 class FastStreamRedis(Candidate):
     """One broker object for publishing, one per consumer, as in its documentation."""
-
-    description: ClassVar[Description] = Description(
-        title="FastStream (Redis streams)",
-        packages=("faststream", "redis", "hiredis"),
-        server="redis",
-        setup=(
-            f"`StreamSub(group=…, consumer=…, max_records={RECORDS})`, one worker (its "
-            "default, and faster with a handler that does nothing than 10, 100 or 500), "
-            "`AckPolicy.REJECT_ON_ERROR` (its at-least-once default: XACK after the handler), no logging, "
-            f"`max_connections={PUBLISHERS}` (with its 100 the publishing tasks get errors), orjson installed."
-        ),
-        measures=frozenset({PUBLISH, CONSUME, BOTH, LATENCY}),
-    )
 
     async def open(self) -> None:
         logging.disable(logging.CRITICAL)
@@ -63,7 +50,7 @@ class FastStreamRedis(Candidate):
         async def handle(body: dict[str, Any]) -> None:
             on_message()
 
-        stream = StreamSub(queue, group=GROUP, consumer=CONSUMER, max_records=RECORDS)
+        stream = StreamSub(queue, group=GROUP, consumer=CONSUMER, max_records=FASTSTREAM_RECORDS)
         broker.subscriber(stream=stream, ack_policy=AckPolicy.REJECT_ON_ERROR)(handle)
         await broker.start()
         try:

@@ -1,20 +1,21 @@
 """NATS JetStream with nats-py: file storage, durable consumers, explicit acknowledgement.
 
-Twice: the way its documentation recommends for new projects (pull consumer), and the fastest way found (pipelined
-publishing, push consumer), so that nobody has to wonder whether it was held back.
+Twice: the way its documentation recommends for new projects (pull consumer), and the fastest way found
+(pipelined publishing, push consumer), so that nobody has to wonder whether it was held back.
 """
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import nats
 import nats.errors
 from nats.js.api import AckPolicy, ConsumerConfig, StorageType
 
-from ..protocol import BOTH, CONSUME, LATENCY, PUBLISH, Candidate, Description, body_bytes
+from ..protocol import Candidate, body_bytes
+from ..tuning import JETSTREAM_BATCH, JETSTREAM_IN_FLIGHT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -22,22 +23,10 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
 
 DURABLE = "workers"
-BATCH, IN_FLIGHT = 500, 5000
 
 
 class JetStream(Candidate):
     """One stream per queue; the queue's name is the subject."""
-
-    description: ClassVar[Description] = Description(
-        title="NATS JetStream, pull consumer",
-        packages=("nats-py",),
-        server="nats",
-        setup=(
-            f"File storage, durable pull consumer, `fetch({BATCH})`, explicit ack after the handler, "
-            f"`max_ack_pending={IN_FLIGHT}`; `js.publish` awaits the server's acknowledgement."
-        ),
-        measures=frozenset({PUBLISH, CONSUME, BOTH, LATENCY}),
-    )
 
     async def open(self) -> None:
         self.connection = await nats.connect(self.address, allow_reconnect=False)
@@ -51,7 +40,9 @@ class JetStream(Candidate):
         await self.js.add_stream(name=queue, subjects=[queue], storage=StorageType.FILE)
         await self.js.add_consumer(
             queue,
-            ConsumerConfig(durable_name=DURABLE, ack_policy=AckPolicy.EXPLICIT, max_ack_pending=IN_FLIGHT),
+            ConsumerConfig(
+                durable_name=DURABLE, ack_policy=AckPolicy.EXPLICIT, max_ack_pending=JETSTREAM_IN_FLIGHT
+            ),
         )
 
     async def publish(self, queue: str) -> None:
@@ -60,8 +51,8 @@ class JetStream(Candidate):
     async def discard(self, queue: str) -> None:
         await self.js.delete_stream(queue)
 
-    def versions(self) -> dict[str, str]:
-        return {**super().versions(), "nats-server": str(self.connection.connected_server_version)}
+    def server_versions(self) -> dict[str, str]:
+        return {"nats-server": str(self.connection._server_info["version"])}
 
     async def unsettled(self, queue: str) -> int:
         return int((await self.js.consumer_info(queue, DURABLE)).num_ack_pending or 0)
@@ -83,24 +74,13 @@ class JetStream(Candidate):
         subscription = await self.js.pull_subscribe_bind(DURABLE, queue)
         while True:
             with suppress(nats.errors.TimeoutError):
-                for message in await subscription.fetch(BATCH, timeout=5):
+                for message in await subscription.fetch(JETSTREAM_BATCH, timeout=5):
                     await handle(message)
                     await message.ack()
 
 
 class JetStreamPush(JetStream):
     """The same streams, written with `publish_async` and read by a push subscription with a callback."""
-
-    description: ClassVar[Description] = Description(
-        title="NATS JetStream, push consumer",
-        packages=("nats-py",),
-        server="nats",
-        setup=(
-            "File storage, `js.publish_async` with its future awaited, durable push consumer with a callback, "
-            f"explicit ack after the handler, `max_ack_pending={IN_FLIGHT}`."
-        ),
-        measures=frozenset({PUBLISH, CONSUME, BOTH, LATENCY}),
-    )
 
     async def prepare(self, queue: str) -> None:
         await self.js.add_stream(name=queue, subjects=[queue], storage=StorageType.FILE)
@@ -114,7 +94,7 @@ class JetStreamPush(JetStream):
             on_message()
             await message.ack()
 
-        config = ConsumerConfig(ack_policy=AckPolicy.EXPLICIT, max_ack_pending=IN_FLIGHT)
+        config = ConsumerConfig(ack_policy=AckPolicy.EXPLICIT, max_ack_pending=JETSTREAM_IN_FLIGHT)
         subscription = await self.js.subscribe(
             queue, durable=DURABLE, stream=queue, cb=handle, manual_ack=True, config=config
         )

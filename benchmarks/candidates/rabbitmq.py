@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import aio_pika
 
-from ..protocol import BOTH, CONSUME, LATENCY, PUBLISH, Candidate, Description, body_bytes
+from ..protocol import Candidate, body_bytes
+from ..tuning import RABBITMQ_PREFETCH
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from aio_pika.abc import AbstractIncomingMessage
 
-PREFETCH = 300
-
 
 class RabbitQuorum(Candidate):
     """One connection, one channel for publishing and one for consuming, as its documentation advises."""
-
-    description: ClassVar[Description] = Description(
-        title="RabbitMQ quorum queue (aio-pika)",
-        packages=("aio-pika", "aiormq"),
-        server="rabbitmq",
-        setup=(
-            "`x-queue-type: quorum`, persistent messages, channel with publisher confirms, "
-            f"`prefetch_count={PREFETCH}` (the upper end of what its documentation calls optimal), ack after "
-            "the handler."
-        ),
-        measures=frozenset({PUBLISH, CONSUME, BOTH, LATENCY}),
-    )
 
     async def open(self) -> None:
         self.connection = await aio_pika.connect(self.address)
@@ -54,9 +41,9 @@ class RabbitQuorum(Candidate):
     async def discard(self, queue: str) -> None:
         await self.channel.queue_delete(queue)
 
-    def versions(self) -> dict[str, str]:
+    def server_versions(self) -> dict[str, str]:
         properties = self.connection.transport.connection.server_properties
-        return {**super().versions(), "rabbitmq-server": str(properties.get("version"))}
+        return {"rabbitmq-server": str(properties.get("version"))}
 
     async def unsettled(self, queue: str) -> int:
         """AMQP does not tell what is unacknowledged: our own count, once the broker has read our acks."""
@@ -66,7 +53,7 @@ class RabbitQuorum(Candidate):
     @asynccontextmanager
     async def consuming(self, queue: str, on_message: Callable[[], None]) -> AsyncIterator[None]:
         channel = self.consumer_channel = await self.connection.channel()
-        await channel.set_qos(prefetch_count=PREFETCH)
+        await channel.set_qos(prefetch_count=RABBITMQ_PREFETCH)
         declared = await self._declare(channel, queue)
 
         async def handle(message: AbstractIncomingMessage) -> None:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from redis.asyncio import Redis
 
-from ..protocol import BOTH, CONSUME, LATENCY, PUBLISH, Candidate, Description, body_bytes
+from ..protocol import Candidate, body_bytes
+from ..tuning import RAW_BATCH
 from .redis_probe import make_group, pending
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 GROUP, CONSUMER, FIELD = "inbox", "reader", "message"
-
-BATCH = 500
 
 ADD_ALL = """
 local ids = {}
@@ -45,8 +44,8 @@ class Raw(Candidate):
         await self.client.xadd(queue, {FIELD: self.payload})
 
     async def fill(self, queue: str, count: int) -> None:
-        for start in range(0, count, BATCH):
-            await self.add_all(keys=[queue], args=[self.payload] * min(BATCH, count - start))
+        for start in range(0, count, RAW_BATCH):
+            await self.add_all(keys=[queue], args=[self.payload] * min(RAW_BATCH, count - start))
 
     async def unsettled(self, queue: str) -> int:
         return await pending(self.client, queue, GROUP)
@@ -68,7 +67,7 @@ class Raw(Candidate):
             pipe = self.client.pipeline(transaction=False)
             if handled:
                 pipe.xack(queue, GROUP, *handled)
-            pipe.xreadgroup(GROUP, CONSUMER, {queue: ">"}, count=BATCH)
+            pipe.xreadgroup(GROUP, CONSUMER, {queue: ">"}, count=RAW_BATCH)
             answer = (await pipe.execute())[-1]
             handled = []
             for _, entries in answer:
@@ -82,14 +81,6 @@ class Raw(Candidate):
 class RawScript(Raw):
     """XADD inside one script per batch."""
 
-    description: ClassVar[Description] = Description(
-        title="raw: XADD in a batch script",
-        packages=("redis", "hiredis"),
-        server="redis",
-        setup=f"EVALSHA with {BATCH} bodies a call, one call in flight.",
-        measures=frozenset({PUBLISH}),
-    )
-
     async def publish_all(self, queue: str, count: int) -> None:
         await self.fill(queue, count)
 
@@ -97,32 +88,16 @@ class RawScript(Raw):
 class RawPipeline(Raw):
     """XADD in plain pipelines."""
 
-    description: ClassVar[Description] = Description(
-        title="raw: pipelined XADD",
-        packages=("redis", "hiredis"),
-        server="redis",
-        setup=f"Pipelines of {BATCH} XADD commands, no transaction, one pipeline in flight.",
-        measures=frozenset({PUBLISH}),
-    )
-
     async def publish_all(self, queue: str, count: int) -> None:
-        for start in range(0, count, BATCH):
+        for start in range(0, count, RAW_BATCH):
             pipe = self.client.pipeline(transaction=False)
-            for _ in range(min(BATCH, count - start)):
+            for _ in range(min(RAW_BATCH, count - start)):
                 pipe.xadd(queue, {FIELD: self.payload})
             await pipe.execute()
 
 
 class RawRead(Raw):
     """XREADGROUP and XACK in batches, no handler at all."""
-
-    description: ClassVar[Description] = Description(
-        title="raw: XREADGROUP + XACK in batches",
-        packages=("redis", "hiredis"),
-        server="redis",
-        setup=f"COUNT {BATCH}; the XACK of a batch travels with the next XREADGROUP. No handler, no decoding.",
-        measures=frozenset({CONSUME, BOTH}),
-    )
 
     async def publish_all(self, queue: str, count: int) -> None:
         """What the reader reads while both sides run: script batches."""
@@ -132,17 +107,9 @@ class RawRead(Raw):
 class RawLatency(Raw):
     """One XADD at a time, a reader parked in XREADGROUP."""
 
-    description: ClassVar[Description] = Description(
-        title="raw: XADD to a blocked XREADGROUP",
-        packages=("redis", "hiredis"),
-        server="redis",
-        setup="One process, two connections; XACK after the read, outside the measured time.",
-        measures=frozenset({LATENCY}),
-    )
-
     async def _read(self, queue: str, on_message: Callable[[], None]) -> None:
         while True:
-            answer = await self.client.xreadgroup(GROUP, CONSUMER, {queue: ">"}, count=1, block=5000)
+            answer: Any = await self.client.xreadgroup(GROUP, CONSUMER, {queue: ">"}, count=1, block=5000)
             for _, entries in answer:
                 for entry_id, _ in entries:
                     on_message()

@@ -5,34 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 from streaq import Worker
 
-from ..protocol import BOTH, CONSUME, LATENCY, PUBLISH, Candidate, Description, body
+from ..protocol import Candidate, body
+from ..tuning import STREAQ_CONCURRENCY
 from .redis_probe import pending
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-CONCURRENCY = 16
-
 
 class StreaQ(Candidate):
     """One Worker object enqueues, another one serves."""
-
-    description: ClassVar[Description] = Description(
-        title="streaQ",
-        packages=("streaq", "coredis"),
-        server="redis",
-        setup=(
-            f"`Worker(concurrency={CONCURRENCY})` (its default; 32, 100 and 300 were slower), pickle as by default, tasks "
-            "with `ttl=0` and `silent=True` (no stored result, no log line)."
-        ),
-        measures=frozenset({PUBLISH, CONSUME, BOTH, LATENCY}),
-    )
 
     async def open(self) -> None:
         logging.disable(logging.CRITICAL)
@@ -47,10 +35,10 @@ class StreaQ(Candidate):
 
     def _worker(self, queue: str, on_message: Callable[[], None]) -> tuple[Worker[Any], Any]:
         worker: Worker[Any] = Worker(
-            self.address, queue_name=queue, concurrency=CONCURRENCY, handle_signals=False
+            self.address, queue_name=queue, concurrency=STREAQ_CONCURRENCY, handle_signals=False
         )
 
-        @worker.task(name="bench", ttl=0, silent=True)
+        @worker.task(name="bench", ttl=0, silent=True)  # type: ignore[untyped-decorator,unused-ignore]
         async def bench(body: dict[str, str]) -> None:
             on_message()
 

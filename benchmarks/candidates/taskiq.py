@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from redis.asyncio import Redis
 from taskiq.acks import AcknowledgeType
@@ -13,30 +13,19 @@ from taskiq.receiver import Receiver
 from taskiq.serializers import ORJSONSerializer
 from taskiq_redis import RedisStreamBroker
 
-from ..protocol import BOTH, CONSUME, LATENCY, PUBLISH, Candidate, Description, body
+from ..protocol import Candidate, body
+from ..tuning import TASKIQ_TASKS
 from .redis_probe import make_group, pending
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 GROUP = "taskiq"
-TASKS = 100
 STOP_DEADLINE = 1.0
 
 
 class TaskiqRedis(Candidate):
     """The worker loop runs in this process: the receiver its own worker command builds."""
-
-    description: ClassVar[Description] = Description(
-        title="taskiq (Redis stream broker)",
-        packages=("taskiq", "taskiq-redis", "redis", "hiredis"),
-        server="redis",
-        setup=(
-            f"`RedisStreamBroker`, `ORJSONSerializer`, no result backend, `max_async_tasks={TASKS}` (its "
-            f"default), `max_prefetch={TASKS}`, `AcknowledgeType.WHEN_EXECUTED`."
-        ),
-        measures=frozenset({PUBLISH, CONSUME, BOTH, LATENCY}),
-    )
 
     async def open(self) -> None:
         logging.disable(logging.CRITICAL)
@@ -61,7 +50,7 @@ class TaskiqRedis(Candidate):
                 self.address, queue_name=queue, consumer_group_name=GROUP, consumer_id="0"
             ).with_serializer(ORJSONSerializer())
 
-            @broker.task(task_name="bench")
+            @broker.task(task_name="bench")  # type: ignore[untyped-decorator,unused-ignore]
             async def bench(body: dict[str, Any]) -> None:
                 self.on_message()
 
@@ -82,8 +71,8 @@ class TaskiqRedis(Candidate):
         broker = self.brokers[queue][0]
         receiver = Receiver(
             broker,
-            max_async_tasks=TASKS,
-            max_prefetch=TASKS,
+            max_async_tasks=TASKIQ_TASKS,
+            max_prefetch=TASKIQ_TASKS,
             ack_type=AcknowledgeType.WHEN_EXECUTED,
             run_startup=False,
         )
@@ -92,6 +81,6 @@ class TaskiqRedis(Candidate):
         try:
             yield
         finally:
-            # Its stop cancels a blocked read, which the driver sometimes swallows: then it would wait for ever.
+            # Its stop cancels a blocked read; the driver sometimes swallows that, and the stop never ends.
             finish.set()
             await asyncio.wait({listening}, timeout=STOP_DEADLINE)
