@@ -53,6 +53,8 @@ def _rates(results: Results, plan: Plan, measures: tuple[str, str], heads: tuple
     rows = []
     for name in plan.candidates:
         if not any(results.spread(name, measure) for measure in measures):
+            if name in results.failures:
+                rows.append([CATALOGUE[name].title, "left out", "", "left out", ""])
             continue
         cells = [
             cell
