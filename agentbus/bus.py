@@ -8,29 +8,41 @@ import signal
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Unpack
 
 from agentbus.broker.connection import Broker, ConnectionSettings
+from agentbus.broker.embedded import EmbeddedSettings, ensure_running
+from agentbus.broker.inbox import Inbox
 from agentbus.broker.keys import check_prefix
 from agentbus.broker.server import check_safe
-from agentbus.errors import AgentBusError, BrokerUnavailable, ConfigurationError
+from agentbus.errors import AgentBusError, ConfigurationError, PolicyConflict
 from agentbus.events import Events
+from agentbus.message.address_policy import Policy
 from agentbus.message.durations import Duration, milliseconds
 from agentbus.message.message import Message
-from agentbus.message.topics import check_name
+from agentbus.message.topics import check_name, parse_address
 from agentbus.receive.agent import Agent
 from agentbus.receive.incarnation import Grounds
 from agentbus.receive.lease import Heart
 from agentbus.receive.outcome import Outcome
 from agentbus.receive.pulling import PulledDelivery, Puller
-from agentbus.receive.subscriber import Subscriber
+from agentbus.receive.subscriber import Subscriber, first_error
 from agentbus.receive.workload import SuspectGate
 from agentbus.send.envelope import AnyTopic, PublishOptions, Sender
 from agentbus.send.publisher import Publisher
 from agentbus.send.requests import Answers, Requests
 from agentbus.send.stored import Stored
-from agentbus.settings import BusSettings, broker_url, default_agent, default_settings
+from agentbus.settings import (
+    EMBEDDED_URL,
+    BusSettings,
+    broker_url,
+    default_agent,
+    default_settings,
+    embedded_home,
+    embedded_server,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +131,7 @@ class Bus:
         self._pulls.clear()
         await rooms.requests.close()
         await rooms.publisher.close()
-        rooms.grounds.heart.stop()
+        await rooms.grounds.heart.stop()
         await rooms.broker.close()
 
     def _connection(self, url: str, role: str) -> ConnectionSettings:
@@ -168,6 +180,27 @@ class Bus:
         failed for good.
         """
         return await self.rooms.requests.request(topic, body, reply, timeout, options)
+
+    # --- policies ---
+
+    async def declare(self, address: str, policy: Policy) -> None:
+        """Declare the policy of an address, for example ``agent.reviewer``.
+
+        Declaring the same again is fine; another one raises `PolicyConflict` and changes nothing.
+        """
+        inbox = Inbox(self.rooms.broker, self.settings.prefix, parse_address(address))
+        conflicts = await inbox.declare(policy.to_fields())
+        if conflicts:
+            what = "; ".join(
+                f"{field} is {stored or 'unset'}, not {declared or 'unset'}"
+                for field, stored, declared in conflicts
+            )
+            raise PolicyConflict(f"{inbox.address} was declared with another policy before: {what}")
+
+    async def policy(self, address: str) -> Policy:
+        """Return the declared policy of an address; every field None when there is none."""
+        inbox = Inbox(self.rooms.broker, self.settings.prefix, parse_address(address))
+        return Policy.from_fields(await inbox.policy_fields())
 
     # --- serving ---
 
@@ -256,15 +289,21 @@ async def _resolved(url: str) -> str:
     """Return a URL that can be connected to; ``embedded://`` starts the user's embedded broker."""
     if not url.startswith("embedded:"):
         return url
-    from agentbus.broker.embedded import ensure_running
-
-    raise BrokerUnavailable(str(ensure_running))
+    if url != EMBEDDED_URL:
+        raise ConfigurationError(f"url: {url!r}: the embedded broker's URL is {EMBEDDED_URL}")
+    home = embedded_home()
+    settings = EmbeddedSettings(folder=Path(home) if home else None, server=embedded_server())
+    return (await ensure_running(settings)).url
 
 
 async def _run_all(subscribers: list[Subscriber]) -> None:
-    async with asyncio.TaskGroup() as group:
-        for subscriber in subscribers:
-            group.create_task(subscriber.run(), name=f"agentbus agent {subscriber.agent.name}")
+    """Run subscribers until all have ended; when one fails the others drain and its error is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for subscriber in subscribers:
+                group.create_task(subscriber.run(), name=f"agentbus agent {subscriber.agent.name}")
+    except BaseExceptionGroup as failures:
+        raise first_error(failures) from failures
 
 
 @contextlib.contextmanager

@@ -130,6 +130,10 @@ class Delivery:
         """Hand it back at once, nothing spent."""
         await self._settle(RELEASED)
 
+    async def settle_first(self) -> None:
+        """End it as processed before it is handled: at most once instead of at least once."""
+        await self._settler.settle_now(self, PROCESSED, answer=False)
+
     async def _settle(self, outcome: Outcome) -> None:
         if self.outcome is not None:
             raise AlreadySettled(f"message {self.message.message_id} was {self.outcome.kind} before")

@@ -4,13 +4,13 @@
 -- Stores one frozen batch of one publisher.
 --
 -- KEYS   1 producer record   2 ledger   3 lanes   4 due   5 delayed   6 dead
---        7 keys:0   8 keys:1   9 keys:due   10..14 lane:critical .. lane:background
+--        7 keys:0   8 keys:1   9 keys:due   10..14 lane:critical .. lane:background   15 policy
 -- ARGV   1 position of the first message   2 one digit per message: its lane (0 critical .. 4 background)
 --        3 life of the producer record (ms)   4 most unsettled messages   5 window of keys (ms)
 --        6 options: '' or JSON {"<index>": {id, ttl, delay, at, key, digest, strict}} (ms)
 --        7 nudge channel   8 .. the messages (JSON text)
--- Returns {'stored', served, entry id or '!refusal' ...}   each in the order of the messages
---         {'recovered', served, refusals as JSON}         this batch was stored before
+-- Returns {'stored', served, durability by policy or '', entry id or '!refusal' …}   in order of the messages
+--         {'recovered', served, durability, refusals as JSON}   this batch was stored before
 --         {'gap', last}                                   positions are missing or repeated; nothing written
 --
 -- Atomic because the record, the entries and the counters must tell the same story: a lost reply is
@@ -25,6 +25,9 @@ local record_ms, limit, window = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local ledger = redis.call('HMGET', KEYS[2], 'served', 'accepted', 'processed', 'expired', 'cancelled',
   'discarded', 'resolved', 'moved')
 local served = ledger[1] and 1 or 0
+local policy = redis.call('HMGET', KEYS[15], 'limit', 'ttl_ms', 'durability')
+limit = tonumber(policy[1]) or limit
+local default_ttl, durability = tonumber(policy[2]), policy[3] or ''
 
 local record = redis.call('GET', KEYS[1])
 local last = 0
@@ -32,7 +35,7 @@ if record then
   record = cjson.decode(record)
   last = record.last
   if record.first == first and record.last == first + count - 1 then
-    return {'recovered', served, record.refused}
+    return {'recovered', served, durability, record.refused}
   end
 end
 if first ~= last + 1 then return {'gap', last} end
@@ -44,7 +47,7 @@ local now = now_ms()
 local options = ARGV[6] ~= '' and cjson.decode(ARGV[6]) or nil
 local refused, any_refused = {}, false
 local added = {0, 0, 0, 0, 0}
-local results = {'stored', served}
+local results = {'stored', served, durability}
 local accepted = 0
 
 -- Idempotency: returns nil to go on, or the refusal ('duplicate <entry>' or 'conflict').
@@ -98,7 +101,8 @@ local function store_special(option, lane, message)
   local seen = seen_key(option)
   if seen then return '!' .. seen end
   local state = {}
-  if option.ttl then state.expires = now + option.ttl end
+  local ttl = option.ttl or default_ttl
+  if ttl then state.expires = now + ttl end
   local due = option.at or (option.delay and now + option.delay)
   if due and due > now then
     if state.expires and option.at and state.expires <= due then return '!expires' end
@@ -116,7 +120,7 @@ end
 
 for i = 1, count do
   local lane = string.byte(digits, i) - 47
-  local option = options and options[tostring(i)]
+  local option = options and options[tostring(i)] or default_ttl and {}
   local stored
   if room <= 0 then
     stored = '!full'
@@ -134,7 +138,7 @@ for i = 1, count do
     accepted = accepted + 1
     room = room - 1
   end
-  results[2 + i] = stored
+  results[3 + i] = stored
 end
 
 redis.call('SET', KEYS[1], cjson.encode({
