@@ -32,7 +32,9 @@ class Home:
     socket: Path
     environment: dict[str, str]
 
-    def run(self, command: Sequence[str | Path], folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, command: Sequence[str | Path], folder: Path, **more: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command; its environment is this one's, with ``more`` on top."""
         return subprocess.run(
             [str(part) for part in command],

@@ -68,4 +68,6 @@ def test_the_web_application_asks_an_agent_in_its_own_process(
         "    print([client.put('/orders/7', json=['hat']).json()['new'] for _ in range(2)])\n"
     )
     finished = home.run([sys.executable, client], tmp_path, AGENTBUS_PREFIX=unique("web"))
-    assert finished.stdout.splitlines() == ["{'article': 'hat', 'cents': 300}", "[True, False]"], finished.stderr
+    assert finished.stdout.splitlines() == ["{'article': 'hat', 'cents': 300}", "[True, False]"], (
+        finished.stderr
+    )
