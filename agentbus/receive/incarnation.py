@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from agentbus.broker.connection import Broker
 from agentbus.broker.inbox import Inbox, RawEntry
 from agentbus.broker.keys import SOURCES, addresses
-from agentbus.errors import BrokerError, BrokerUnavailable
+from agentbus.errors import BrokerError, BrokerOutOfMemory, BrokerUnavailable
 from agentbus.events import Events
 from agentbus.message.backoff import Backoff
 from agentbus.message.durations import seconds
@@ -107,7 +107,9 @@ class Incarnation:
     async def join(self) -> None:
         """Become known at every address."""
         for inbox in self.lease.inboxes:
-            await self._grounds.broker.execute("SADD", addresses(self._grounds.prefix), inbox.address)
+            # A full server refuses this, and must be drained all the same; it is repeated each minute.
+            with contextlib.suppress(BrokerOutOfMemory):
+                await self._grounds.broker.execute("SADD", addresses(self._grounds.prefix), inbox.address)
             sent_at = clock()
             joined = await inbox.join(self.consumer)
             self.lease.answered(sent_at, joined.server_ms)
@@ -221,6 +223,10 @@ class Incarnation:
         deliveries = []
         for entry in entries:
             source = self._by_place[inbox, entry.source]
+            if entry.entry_id in source.held:
+                # After a failover to an older state of the group the same entry is handed out again. It is
+                # in work here, and its settlement will end it.
+                continue
             delivery = Delivery(source, entry, now, self.settler)
             source.held[entry.entry_id] = delivery
             deliveries.append(delivery)

@@ -76,7 +76,7 @@ class Intake:
     async def stop(self, reader: asyncio.Task[None]) -> None:
         """End the reader without cancelling a parked read: what is on its way would be stranded."""
         self._stopping = True
-        self._workload.interrupt()
+        self._workload.close()
         while not reader.done():
             # Unblocking before the read has parked does nothing, so it is repeated until the reader ended.
             if self._parked and self._client_id is not None:
@@ -94,6 +94,7 @@ class Intake:
         """Drop the connection under the reader: it hears nothing although there is work."""
         self._events.emit("rebuilt", self._inboxes[0].address, "work waits and none arrives; new connection")
         self.last_arrival = asyncio.get_running_loop().time()
+        self._client_id = None
         await self._link.close()
 
     # --- steps ---

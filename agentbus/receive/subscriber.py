@@ -49,28 +49,32 @@ class Subscriber:
         count = self.agent.concurrency if runners is None else runners
         try:
             while not self._stop.is_set():
-                self._incarnation = Incarnation(
-                    self.agent, self._grounds, self.execution, self._tell_dead, count
-                )
-                if await self._join(self._incarnation):
-                    await self._live(self._incarnation)
+                if await self._join(count):
+                    await self._live()
         finally:
             self.execution.close()
 
-    async def _join(self, incarnation: Incarnation) -> bool:
-        """Join as soon as the broker can be reached; False when stopped before."""
+    async def _join(self, runners: int) -> bool:
+        """Join as soon as the broker can be reached; False when stopped before.
+
+        Each try takes a new name: one whose answer was lost may have been taken by that very try.
+        """
         backoff = Backoff()
         while not self._stop.is_set():
+            self._incarnation = Incarnation(
+                self.agent, self._grounds, self.execution, self._tell_dead, runners
+            )
             try:
-                await incarnation.join()
+                await self._incarnation.join()
                 return True
             except BrokerUnavailable:
                 await asyncio.sleep(backoff.next_pause())
         return False
 
-    async def _live(self, incarnation: Incarnation) -> None:
+    async def _live(self) -> None:
+        assert self._incarnation is not None
         try:
-            await incarnation.live(self._stop, self.ready.set)
+            await self._incarnation.live(self._stop, self.ready.set)
         except BaseExceptionGroup as group:
             # One failed child ended the others; the user wants its error, not the group around it.
             _, rest = group.split(asyncio.CancelledError)

@@ -40,6 +40,7 @@ class Workload:
         # Unknown handlers count as slow until they have shown otherwise.
         self._average_seconds = max(1.0, prefetch_below)
         self._finished_once = False
+        self._closed = False
         self.running = 0
 
     @property
@@ -58,12 +59,13 @@ class Workload:
 
     async def wait_room(self) -> None:
         """Wait until more may be taken."""
-        while self.wanted == 0:
+        while self.wanted == 0 and not self._closed:
             self._room.clear()
             await self._room.wait()
 
-    def interrupt(self) -> None:
-        """Let `wait_room` look again."""
+    def close(self) -> None:
+        """Nothing more is to be taken: `wait_room` returns, however busy the runners are."""
+        self._closed = True
         self._room.set()
 
     def add(self, deliveries: Iterable[Delivery]) -> None:
