@@ -16,7 +16,6 @@ from typing_extensions import TypedDict
 
 from agentbus import (
     Agent,
-    AgentSettings,
     AlreadySettled,
     Bus,
     Context,
