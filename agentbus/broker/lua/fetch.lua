@@ -36,7 +36,7 @@ end
 
 local function hand_out(source, entry)
   local message, state = parts(entry[2] or {})
-  if state and expired(decode_state(state), now) then
+  if state and ends_unseen(message, decode_state(state), now) then
     end_expired(source, entry[1])
     return
   end

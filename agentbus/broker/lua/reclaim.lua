@@ -57,7 +57,7 @@ local function place(stream, source, id, fields)
   if not message then return not failed(add_raw(KEYS[6], fields)), true end
   local state = decode_state(text)
   if not state.lane then state.lane = SOURCES[source + 1] end
-  if expired(state, now) then
+  if ends_unseen(message, state, now) then
     ended = ended + 1
     note(expiries, source, id)
     redis.call('XACK', stream, 'inbox', id)

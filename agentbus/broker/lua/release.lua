@@ -25,7 +25,7 @@ local function give_back(source, id)
   end
   local message, text = parts(fields)
   local state = decode_state(text)
-  if expired(state, now) then
+  if ends_unseen(message, state, now) then
     redis.call('XACK', stream, 'inbox', id)
     ended = ended + 1
     expiries[#expiries + 1] = SOURCES[source + 1]

@@ -44,8 +44,11 @@ local function encode_state(state)
   })
 end
 
-local function expired(state, now)
-  return state.expires ~= nil and state.expires <= now
+-- Whether an expired message may end without being handed out. A request may not: whoever takes it tells
+-- its asker, who would else wait for the whole timeout.
+local function ends_unseen(message, state, now)
+  if state.expires == nil or state.expires > now then return false end
+  return not (message and string.find(message, '"reply_to":"', 1, true))
 end
 
 -- Adds message and state (a table, may be empty) to a stream; returns what XADD returned.
