@@ -63,7 +63,7 @@ async def test_a_typed_question_gets_a_typed_answer(bus: Bus, name: str) -> None
         assert answer == Verdict(ready=True, score=3)
         plain = await bus.request(f"agent.{name}.question", {"text": "no"}, timeout=10)
         assert plain == {"ready": False, "score": 3}
-        with pytest.raises(MalformedMessage, match="body.content"):
+        with pytest.raises(MalformedMessage, match=r"body\.content"):
             await bus.request(f"agent.{name}.question", {"text": "no"}, reply=int, timeout=10)
 
 
