@@ -200,7 +200,8 @@ class Incarnation:
             # Unfinished handlers are cancelled; each releases its message (see _run_one).
             for runner in self._runners:
                 runner.cancel()
-            await asyncio.wait(self._runners, timeout=1.0)
+            if self._runners:
+                await asyncio.wait(self._runners, timeout=1.0)
         self._give_back([delivery for delivery in self._held() if not delivery.settled])
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(2.0, min(patience, 10.0))):
