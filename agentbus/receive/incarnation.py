@@ -20,13 +20,14 @@ from agentbus.broker.inbox import Inbox, RawEntry
 from agentbus.broker.keys import SOURCES, addresses
 from agentbus.errors import BrokerError, BrokerOutOfMemory, BrokerUnavailable
 from agentbus.events import Events
+from agentbus.message.address_policy import Policy
 from agentbus.message.backoff import Backoff
 from agentbus.message.durations import seconds
 from agentbus.receive.agent import Agent
 from agentbus.receive.audit import Audit
 from agentbus.receive.delivery import Delivery, Source
 from agentbus.receive.execution import Execution
-from agentbus.receive.housekeeping import Housekeeper, Nudges, Told
+from agentbus.receive.housekeeping import NO_POLICY, Housekeeper, Nudges, Told, read_policy
 from agentbus.receive.intake import Intake
 from agentbus.receive.lease import Heart, Lease, clock
 from agentbus.receive.outcome import RELEASED
@@ -83,9 +84,8 @@ class Incarnation:
         self.lease = Lease(
             self.consumer, inboxes, seconds(settings.lease, "lease"), _stall_limit(agent), self._lose
         )
-        prefetch = settings.prefetch if runners else 0
         self.workload = Workload(
-            max(1, runners), prefetch, seconds(settings.prefetch_below, "prefetch_below"), grounds.gate
+            runners, settings.prefetch, seconds(settings.prefetch_below, "prefetch_below"), grounds.gate
         )
         self.settler = Settler(self.consumer, self._sources, execution, grounds.events, self._lose)
         self.intake = Intake(
@@ -98,6 +98,7 @@ class Incarnation:
             for inbox in inboxes
         }
         self._nudges = Nudges(grounds.broker, list(self.housekeepers.values()))
+        self._policies: dict[str, Policy] = {}
         self._runners: list[asyncio.Task[None]] = []
         self._children: list[asyncio.Task[None]] = []
         self._reader: asyncio.Task[None] | None = None
@@ -110,6 +111,7 @@ class Incarnation:
             # A full server refuses this, and must be drained all the same; it is repeated each minute.
             with contextlib.suppress(BrokerOutOfMemory):
                 await self._grounds.broker.execute("SADD", addresses(self._grounds.prefix), inbox.address)
+            self._policies[inbox.address] = await read_policy(inbox, self._grounds.events)
             sent_at = clock()
             joined = await inbox.join(self.consumer)
             self.lease.answered(sent_at, joined.server_ms)
@@ -200,7 +202,8 @@ class Incarnation:
             # Unfinished handlers are cancelled; each releases its message (see _run_one).
             for runner in self._runners:
                 runner.cancel()
-            await asyncio.wait(self._runners, timeout=1.0)
+            if self._runners:
+                await asyncio.wait(self._runners, timeout=1.0)
         self._give_back([delivery for delivery in self._held() if not delivery.settled])
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(2.0, min(patience, 10.0))):
@@ -263,7 +266,7 @@ class Incarnation:
         begun = time.perf_counter()
         try:
             if delivery.suspect:
-                await self._mark_started(delivery)
+                await self.mark_started(delivery)
             outcome = await self._execution.run(delivery)
             self.settler.settle(delivery, outcome)
         except asyncio.CancelledError:
@@ -275,7 +278,7 @@ class Incarnation:
         finally:
             self.workload.finished(delivery, time.perf_counter() - begun)
 
-    async def _mark_started(self, delivery: Delivery) -> None:
+    async def mark_started(self, delivery: Delivery) -> None:
         """Charge this one, and not its neighbours, if the process dies now."""
         backoff = Backoff()
         while True:
@@ -308,6 +311,10 @@ class Incarnation:
             with contextlib.suppress(BrokerError):
                 names = [inbox.address for inbox in self.lease.inboxes]
                 await self._grounds.broker.execute("SADD", addresses(self._grounds.prefix), *names)
+
+    def policy(self, address: str) -> Policy:
+        """The policy of an address, as it was when this consumer joined."""
+        return self._policies.get(address, NO_POLICY)
 
     def siblings(self, address: str) -> int:
         """How many instances serve an address."""

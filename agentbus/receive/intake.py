@@ -76,7 +76,7 @@ class Intake:
     async def stop(self, reader: asyncio.Task[None]) -> None:
         """End the reader without cancelling a parked read: what is on its way would be stranded."""
         self._stopping = True
-        self._workload.close()
+        self._workload.interrupt()
         while not reader.done():
             # Unblocking before the read has parked does nothing, so it is repeated until the reader ended.
             if self._parked and self._client_id is not None:
@@ -127,6 +127,8 @@ class Intake:
             self._parked = False
         for index, entry in taken:
             self._arrived(self._inboxes[index], (entry,))
+        # The handler begins before the next fetch leaves: sending takes as long as all of its way here.
+        await asyncio.sleep(0)
 
     def _arrived(self, inbox: Inbox, entries: Sequence[RawEntry]) -> None:
         self.last_arrival = asyncio.get_running_loop().time()

@@ -74,13 +74,14 @@ class Settler:
             self._others.append(Settlement(delivery, outcome))
         self._wake.set()
 
-    async def settle_now(self, delivery: Delivery, outcome: Outcome) -> None:
+    async def settle_now(self, delivery: Delivery, outcome: Outcome, answer: bool = True) -> None:
         """Carry out an outcome and wait for the broker; raises `StaleDelivery` when the lease is lost."""
         if delivery.revoked:
             raise StaleDelivery
         delivery.outcome = outcome
         try:
-            await self._execution.answer(delivery, outcome)
+            if answer:
+                await self._execution.answer(delivery, outcome)
         except BaseException:
             # Cancelled before anything was settled: whoever holds the delivery decides anew.
             delivery.outcome = None
