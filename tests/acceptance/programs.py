@@ -50,6 +50,10 @@ class Home:
         """Run a Python program with warnings shown, which a correct example does not cause."""
         return self.run([sys.executable, "-X", "dev", program], folder, **more)
 
+    def run_module(self, arguments: Sequence[str | Path], folder: Path, **more: str) -> Finished:
+        """Run ``python`` with arguments such as ``-m pytest``."""
+        return self.run([sys.executable, *arguments], folder, **more)
+
 
 @contextmanager
 def embedded_home(server: Path) -> Iterator[Home]:
