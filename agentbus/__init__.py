@@ -1,53 +1,104 @@
-"""agentbus: the message bus that AI-agent processes use to work together."""
+"""agentbus: the message bus that AI-agent processes use to work together.
 
-from agentbus.bus import Bus
-from agentbus.errors import (
-    AgentBusError,
-    AlreadySettled,
-    BodyNotSerializable,
-    BodyTooLarge,
-    BrokerError,
-    BrokerOutOfMemory,
-    BrokerRefused,
-    BrokerUnavailable,
-    ConfigurationError,
-    Defer,
-    DeliveryError,
-    DurabilityUnavailable,
-    GroupMissing,
-    InvalidTopic,
-    InvalidValue,
-    KeyConflict,
-    MalformedMessage,
-    NoBroker,
-    NoSuchAgent,
-    PublisherClosed,
-    PublishError,
-    PublishRefused,
-    PublishTimeout,
-    QueueFull,
-    Reject,
-    RequestError,
-    RequestFailed,
-    RequestTimeout,
-    StaleDelivery,
-    UnsafeBroker,
-    WrongKeyType,
-)
-from agentbus.events import Event, Events
-from agentbus.message.message import Message
-from agentbus.message.policy import Retry
-from agentbus.message.topics import Topic
-from agentbus.receive.agent import Agent, CallNext, Middleware
-from agentbus.receive.context import Context
-from agentbus.receive.delivery import Delivery
-from agentbus.receive.subscriber import Subscriber
-from agentbus.send.envelope import PublishOptions
-from agentbus.send.publisher import Publisher
-from agentbus.send.stored import Stored
-from agentbus.settings import AgentSettings, BusSettings, PublisherSettings, RetentionSettings
+Names are loaded when they are first used, so that `agentbus --help` need not wait for the driver.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentbus.bus import Bus
+    from agentbus.errors import (
+        AgentBusError,
+        AlreadySettled,
+        BodyNotSerializable,
+        BodyTooLarge,
+        BrokerError,
+        BrokerOutOfMemory,
+        BrokerRefused,
+        BrokerUnavailable,
+        ConfigurationError,
+        Defer,
+        DeliveryError,
+        DurabilityUnavailable,
+        GroupMissing,
+        InvalidTopic,
+        InvalidValue,
+        KeyConflict,
+        MalformedMessage,
+        NoBroker,
+        NoSuchAgent,
+        PolicyConflict,
+        PublisherClosed,
+        PublishError,
+        PublishRefused,
+        PublishTimeout,
+        QueueFull,
+        Reject,
+        RequestError,
+        RequestFailed,
+        RequestTimeout,
+        StaleDelivery,
+        UnsafeBroker,
+        WrongKeyType,
+    )
+    from agentbus.events import Event, Events
+    from agentbus.message.address_policy import Policy
+    from agentbus.message.message import Message
+    from agentbus.message.policy import Retry
+    from agentbus.message.topics import Topic
+    from agentbus.receive.agent import Agent, CallNext, Middleware
+    from agentbus.receive.context import Context
+    from agentbus.receive.delivery import Delivery
+    from agentbus.receive.subscriber import Subscriber
+    from agentbus.send.envelope import PublishOptions
+    from agentbus.send.publisher import Publisher
+    from agentbus.send.stored import Stored
+    from agentbus.settings import AgentSettings, BusSettings, PublisherSettings, RetentionSettings
 
 __version__ = "0.1.0"
+
+#: Module to the public names it defines.
+_HOMES = {
+    "agentbus.bus": "Bus",
+    "agentbus.errors": (
+        "AgentBusError AlreadySettled BodyNotSerializable BodyTooLarge BrokerError "
+        "BrokerOutOfMemory BrokerRefused BrokerUnavailable ConfigurationError Defer "
+        "DeliveryError DurabilityUnavailable GroupMissing InvalidTopic InvalidValue "
+        "KeyConflict MalformedMessage NoBroker NoSuchAgent PolicyConflict "
+        "PublisherClosed PublishError PublishRefused PublishTimeout QueueFull "
+        "Reject RequestError RequestFailed RequestTimeout StaleDelivery "
+        "UnsafeBroker WrongKeyType "
+    ),
+    "agentbus.events": "Event Events",
+    "agentbus.message.address_policy": "Policy",
+    "agentbus.message.message": "Message",
+    "agentbus.message.policy": "Retry",
+    "agentbus.message.topics": "Topic",
+    "agentbus.receive.agent": "Agent CallNext Middleware",
+    "agentbus.receive.context": "Context",
+    "agentbus.receive.delivery": "Delivery",
+    "agentbus.receive.subscriber": "Subscriber",
+    "agentbus.send.envelope": "PublishOptions",
+    "agentbus.send.publisher": "Publisher",
+    "agentbus.send.stored": "Stored",
+    "agentbus.settings": "AgentSettings BusSettings PublisherSettings RetentionSettings",
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name (PEP 562)."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted((*globals(), *__all__))
+
 
 __all__ = [
     "Agent",
@@ -80,6 +131,8 @@ __all__ = [
     "Middleware",
     "NoBroker",
     "NoSuchAgent",
+    "Policy",
+    "PolicyConflict",
     "PublishError",
     "PublishOptions",
     "PublishRefused",

@@ -46,6 +46,7 @@ class Delivery:
 
     __slots__ = (
         "_settler",
+        "answered",
         "arrived",
         "entry",
         "message",
@@ -69,6 +70,8 @@ class Delivery:
         self.outcome: Outcome | None = None
         #: Set when the lease was lost: nothing this process still does with the message counts.
         self.revoked = False
+        #: Set when the handler has answered whoever asked: no second answer follows from how it ends.
+        self.answered = False
         #: Called once when a pulled delivery is settled.
         self.on_settled: Callable[[], None] | None = None
 
@@ -129,6 +132,10 @@ class Delivery:
     async def release(self) -> None:
         """Hand it back at once, nothing spent."""
         await self._settle(RELEASED)
+
+    async def settle_first(self) -> None:
+        """End it as processed before it is handled: at most once instead of at least once."""
+        await self._settler.settle_now(self, PROCESSED, answer=False)
 
     async def _settle(self, outcome: Outcome) -> None:
         if self.outcome is not None:

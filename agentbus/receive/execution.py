@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 from agentbus.errors import BrokerError, Defer, MalformedMessage, Reject
+from agentbus.message.address_policy import Policy
 from agentbus.message.codec import decode
 from agentbus.message.durations import milliseconds
 from agentbus.message.message import Message
@@ -44,6 +45,8 @@ class Surroundings:
     server_ms: Callable[[], float]
     #: How many instances serve an address now.
     siblings: Callable[[str], int]
+    #: The declared policy of an address.
+    policy: Callable[[str], Policy]
 
 
 class Execution:
@@ -82,6 +85,8 @@ class Execution:
         """Return how the delivery ended; never raises, except when the delivery was revoked."""
         outcome = self.open(delivery)
         if outcome is None:
+            if self.at_most_once(delivery):
+                return await self._handle_once(delivery)
             outcome = await self._handle(delivery)
         # The handler may have settled by itself, and answered with it.
         if delivery.outcome is not None:
@@ -92,7 +97,7 @@ class Execution:
 
     async def answer(self, delivery: Delivery, outcome: Outcome) -> None:
         """Tell an asker how its request ended, before it is settled; the answer may come twice."""
-        if outcome.kind in PASSED_ON or delivery.message.reply_to is None:
+        if outcome.kind in PASSED_ON or delivery.message.reply_to is None or delivery.answered:
             return
         failure = None if outcome.kind is Kind.PROCESSED else outcome
         try:
@@ -123,6 +128,19 @@ class Execution:
             return self.failed(delivery, error)
         return PROCESSED if result is None else Outcome(Kind.PROCESSED, reply=result)
 
+    async def _handle_once(self, delivery: Delivery) -> Outcome:
+        """Settle first, handle then: a crash or a failure loses the message, and it never runs twice."""
+        await delivery.settle_first()
+        outcome = await self._handle(delivery)
+        if outcome.kind is not Kind.PROCESSED:
+            _logger.warning(
+                "%s was handled without acknowledgement and failed: %s %s",
+                delivery.message.message_id, outcome.reason, outcome.detail,
+                extra={"action": "failed_unacknowledged", "address": delivery.address},
+            )  # fmt: skip
+        await self.answer(delivery, outcome)
+        return PROCESSED
+
     def _without_handler(self, delivery: Delivery) -> Outcome:
         """Another instance, or a newer version, may have the handler: hand it back before giving up."""
         message_type = delivery.message.message_type
@@ -140,9 +158,7 @@ class Execution:
             return Outcome(Kind.DEAD, reason="rejected", detail=error.reason)
         if isinstance(error, Defer):
             return Outcome(Kind.DEFERRED, milliseconds(error.delay, "delay"), "deferred")  # type: ignore[arg-type]
-        handler = self._agent.handler_for(delivery.message.message_type)
-        policy = handler.retry if handler is not None else self._agent.retry
-        policy = _with_options(policy, delivery.message)
+        policy = self._retry_policy(delivery)
         detail = f"{type(error).__name__}: {error}"
         failures = delivery.attempt
         if failures <= policy.max_retries:
@@ -150,6 +166,22 @@ class Execution:
             return Outcome(Kind.RETRIED, delay, "failed", detail, max_retries=policy.max_retries)
         kind = Kind.DEAD if policy.when_exhausted == "dead" else Kind.DISCARDED
         return Outcome(kind, 0, "exhausted", detail, max_retries=policy.max_retries)
+
+    def _retry_policy(self, delivery: Delivery) -> Retry:
+        """The message's own options win, then the handler's, then the address's, then the agent's."""
+        handler = self._agent.handler_for(delivery.message.message_type)
+        if handler is not None and handler.retry is not None:
+            policy = handler.retry
+        else:
+            policy = self._around.policy(delivery.address).retry(self._agent.retry)
+        return _with_options(policy, delivery.message)
+
+    def at_most_once(self, delivery: Delivery) -> bool:
+        """Whether the delivery is settled before it is handled."""
+        required = delivery.message.delivery.get("require_ack")
+        if required is not None:
+            return required is False
+        return self._around.policy(delivery.address).acknowledgement == "none"
 
     # --- the call ---
 

@@ -14,6 +14,8 @@ from agentbus.message.policy import Retry
 from agentbus.receive.context import Context
 from agentbus.receive.delivery import Delivery
 
+#: Takes one parameter's value from a delivery: (delivery, maker of contexts).
+Extractor = Callable[..., Any]
 #: Builds the arguments of one call.
 Arguments = Callable[[Delivery, "Callable[[Delivery], Context]"], tuple[tuple[Any, ...], dict[str, Any]]]
 
@@ -24,7 +26,8 @@ class Handler:
 
     function: Callable[..., Any]
     message_type: str
-    retry: Retry
+    #: None: the policy of the address, else the agent's.
+    retry: Retry | None
     #: Seconds; None = no limit.
     timeout: float | None
     #: False: a plain function, run in a thread.
@@ -37,49 +40,53 @@ class Handler:
 def bind(
     function: Callable[..., Any],
     message_type: str,
-    retry: Retry,
+    retry: Retry | None,
     timeout: float | None,
     body: type[Any] | None,
 ) -> Handler:
     """Return the handler for a function; raises `ConfigurationError` when its parameters make no sense."""
-    hints = _hints(function)
-    positional: list[Callable[..., Any]] = []
-    named: dict[str, Callable[..., Any]] = {}
-    bodies = 0
-    plain = True
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise ConfigurationError(f"handler {_name(function)}: *{name} cannot be filled")
-        annotation = hints.get(name)
-        extractor = _SPECIAL.get(annotation) if isinstance(annotation, type) else None
-        if extractor is None:
-            bodies += 1
-            if bodies > 1:
-                raise ConfigurationError(
-                    f"handler {_name(function)}: {name!r} would be a second body; annotate it as Context, "
-                    "Message or Delivery"
-                )
-            extractor = _body_extractor(annotation if annotation is not None else body)
-            plain = plain and extractor is _content
-        else:
-            plain = False
-        if parameter.kind is parameter.KEYWORD_ONLY:
-            named[name] = extractor
-        else:
-            positional.append(extractor)
+    positional, named = _extractors(function, body)
     return Handler(
         function,
         message_type,
         retry,
         timeout,
         inspect.iscoroutinefunction(function)
-        or inspect.iscoroutinefunction(getattr(function, "__call__", None)),
-        _builder(tuple(positional), named),
-        takes_content_only=plain and len(positional) == 1 and not named,
+        or inspect.iscoroutinefunction(vars(type(function)).get("__call__")),
+        _builder(positional, named),
+        takes_content_only=positional == (_content,) and not named,
     )
 
 
-def _builder(positional: tuple[Callable[..., Any], ...], named: dict[str, Callable[..., Any]]) -> Arguments:
+def _extractors(
+    function: Callable[..., Any], body: type[Any] | None
+) -> tuple[tuple[Extractor, ...], dict[str, Extractor]]:
+    """Return how to fill each parameter: positional ones in order, keyword-only ones by name."""
+    hints = _hints(function)
+    positional: list[Extractor] = []
+    named: dict[str, Extractor] = {}
+    body_name: str | None = None
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise ConfigurationError(f"handler {_name(function)}: *{name} cannot be filled")
+        annotation = hints.get(name)
+        extractor = _SPECIAL.get(annotation) if isinstance(annotation, type) else None
+        if extractor is None:
+            if body_name is not None:
+                raise ConfigurationError(
+                    f"handler {_name(function)}: {name!r} would be a second body beside {body_name!r}; "
+                    "annotate it as Context, Message or Delivery"
+                )
+            body_name = name
+            extractor = _body_extractor(annotation if annotation is not None else body)
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            named[name] = extractor
+        else:
+            positional.append(extractor)
+    return tuple(positional), named
+
+
+def _builder(positional: tuple[Extractor, ...], named: dict[str, Extractor]) -> Arguments:
     def build(
         delivery: Delivery, context: Callable[[Delivery], Context]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -95,7 +102,7 @@ def _content(delivery: Delivery, context: Any) -> Any:
     return delivery.message.content
 
 
-def _body_extractor(annotation: Any) -> Callable[..., Any]:
+def _body_extractor(annotation: Any) -> Extractor:
     if annotation is None or annotation is Any:
         return _content
 
@@ -105,7 +112,7 @@ def _body_extractor(annotation: Any) -> Callable[..., Any]:
     return validated
 
 
-_SPECIAL: dict[Any, Callable[..., Any]] = {
+_SPECIAL: dict[Any, Extractor] = {
     Context: lambda delivery, context: context(delivery),
     Message: lambda delivery, context: delivery.message,
     Delivery: lambda delivery, context: delivery,

@@ -75,12 +75,13 @@ class Settler:
             self._others.append(Settlement(delivery, outcome))
         self._wake.set()
 
-    async def settle_now(self, delivery: Delivery, outcome: Outcome) -> None:
+    async def settle_now(self, delivery: Delivery, outcome: Outcome, answer: bool = True) -> None:
         """Carry out an outcome and wait for the broker; raises `StaleDelivery` when the lease is lost."""
         if delivery.revoked:
             raise StaleDelivery
         delivery.outcome = outcome
-        await self._execution.answer(delivery, outcome)
+        if answer:
+            await self._execution.answer(delivery, outcome)
         self._unsettled += 1
         settlement = Settlement(delivery, outcome, asyncio.get_running_loop().create_future())
         self._others.append(settlement)
