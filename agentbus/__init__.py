@@ -1,51 +1,58 @@
 """agentbus: the message bus that AI-agent processes use to work together."""
 
-from agentbus.bus import Bus
-from agentbus.errors import (
-    AgentBusError,
-    AlreadySettled,
-    BodyNotSerializable,
-    BodyTooLarge,
-    BrokerError,
-    BrokerOutOfMemory,
-    BrokerRefused,
-    BrokerUnavailable,
-    ConfigurationError,
-    Defer,
-    DeliveryError,
-    DurabilityUnavailable,
-    GroupMissing,
-    InvalidTopic,
-    InvalidValue,
-    KeyConflict,
-    MalformedMessage,
-    NoBroker,
-    NoSuchAgent,
-    PublisherClosed,
-    PublishError,
-    PublishRefused,
-    PublishTimeout,
-    QueueFull,
-    Reject,
-    RequestError,
-    RequestFailed,
-    RequestTimeout,
-    StaleDelivery,
-    UnsafeBroker,
-    WrongKeyType,
-)
-from agentbus.events import Event, Events
-from agentbus.message.message import Message
-from agentbus.message.policy import Retry
-from agentbus.message.topics import Topic
-from agentbus.receive.agent import Agent, CallNext, Middleware
-from agentbus.receive.context import Context
-from agentbus.receive.delivery import Delivery
-from agentbus.receive.subscriber import Subscriber
-from agentbus.send.envelope import PublishOptions
-from agentbus.send.publisher import Publisher
-from agentbus.send.stored import Stored
-from agentbus.settings import AgentSettings, BusSettings, PublisherSettings, RetentionSettings
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentbus.broker.inspection import InboxView, Trace
+    from agentbus.bus import Bus
+    from agentbus.errors import (
+        AgentBusError,
+        AlreadySettled,
+        BodyNotSerializable,
+        BodyTooLarge,
+        BrokerError,
+        BrokerOutOfMemory,
+        BrokerRefused,
+        BrokerUnavailable,
+        ConfigurationError,
+        Defer,
+        DeliveryError,
+        DurabilityUnavailable,
+        GroupMissing,
+        InvalidTopic,
+        InvalidValue,
+        KeyConflict,
+        MalformedMessage,
+        NoBroker,
+        NoSuchAgent,
+        PublisherClosed,
+        PublishError,
+        PublishRefused,
+        PublishTimeout,
+        QueueFull,
+        Reject,
+        RequestError,
+        RequestFailed,
+        RequestTimeout,
+        StaleDelivery,
+        UnsafeBroker,
+        WrongKeyType,
+    )
+    from agentbus.events import Event, Events
+    from agentbus.message.message import Message
+    from agentbus.message.policy import Retry
+    from agentbus.message.topics import Topic
+    from agentbus.receive.agent import Agent, CallNext, Middleware
+    from agentbus.receive.context import Context
+    from agentbus.receive.delivery import Delivery
+    from agentbus.receive.subscriber import Subscriber
+    from agentbus.send.envelope import PublishOptions
+    from agentbus.send.publisher import Publisher
+    from agentbus.send.stored import Stored
+    from agentbus.settings import AgentSettings, BusSettings, PublisherSettings, RetentionSettings
 
 __version__ = "0.1.0"
 
@@ -72,6 +79,7 @@ __all__ = [
     "Event",
     "Events",
     "GroupMissing",
+    "InboxView",
     "InvalidTopic",
     "InvalidValue",
     "KeyConflict",
@@ -98,6 +106,72 @@ __all__ = [
     "Stored",
     "Subscriber",
     "Topic",
+    "Trace",
     "UnsafeBroker",
     "WrongKeyType",
 ]
+
+#: Where each public name lives. Loaded at its first use: driver and models take a fifth of a second, which
+#: `agentbus --help` and shell completion would feel. A test compares this with what type checkers see.
+_HOMES: dict[str, tuple[str, ...]] = {
+    "agentbus.bus": ("Bus",),
+    "agentbus.broker.inspection": ("InboxView", "Trace"),
+    "agentbus.errors": (
+        "AgentBusError",
+        "AlreadySettled",
+        "BodyNotSerializable",
+        "BodyTooLarge",
+        "BrokerError",
+        "BrokerOutOfMemory",
+        "BrokerRefused",
+        "BrokerUnavailable",
+        "ConfigurationError",
+        "Defer",
+        "DeliveryError",
+        "DurabilityUnavailable",
+        "GroupMissing",
+        "InvalidTopic",
+        "InvalidValue",
+        "KeyConflict",
+        "MalformedMessage",
+        "NoBroker",
+        "NoSuchAgent",
+        "PublisherClosed",
+        "PublishError",
+        "PublishRefused",
+        "PublishTimeout",
+        "QueueFull",
+        "Reject",
+        "RequestError",
+        "RequestFailed",
+        "RequestTimeout",
+        "StaleDelivery",
+        "UnsafeBroker",
+        "WrongKeyType",
+    ),
+    "agentbus.events": ("Event", "Events"),
+    "agentbus.message.message": ("Message",),
+    "agentbus.message.policy": ("Retry",),
+    "agentbus.message.topics": ("Topic",),
+    "agentbus.receive.agent": ("Agent", "CallNext", "Middleware"),
+    "agentbus.receive.context": ("Context",),
+    "agentbus.receive.delivery": ("Delivery",),
+    "agentbus.receive.subscriber": ("Subscriber",),
+    "agentbus.send.envelope": ("PublishOptions",),
+    "agentbus.send.publisher": ("Publisher",),
+    "agentbus.send.stored": ("Stored",),
+    "agentbus.settings": ("AgentSettings", "BusSettings", "PublisherSettings", "RetentionSettings"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
