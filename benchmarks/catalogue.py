@@ -72,7 +72,8 @@ CATALOGUE: dict[str, Entry] = {
         "agentbus",
         *("agentbus", "AgentBus", "redis", ("agentbus-redis", *REDIS_DRIVER, "orjson")),
         f"`bus.publish`; `Agent(name, concurrency={tuning.AGENTBUS_CONCURRENCY})` with one async handler. "
-        "Everything else default: bodies validated, retries, leases, dead letters, ledger and history on.",
+        f"An inbox may hold {tuning.AGENTBUS_ADDRESS_LIMIT:,} messages; everything else default: bodies "
+        "validated, retries, leases, dead letters, ledger and history on.",
     ),
     AGENTBUS_MANY: Entry(
         "agentbus, publish_many",
