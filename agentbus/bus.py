@@ -80,6 +80,8 @@ class Bus:
         self.events = Events()
         self._rooms: _Rooms | None = None
         self._pulls: dict[str, Puller] = {}
+        #: Those of `pulling` blocks; a loop left with `break` may still be handing back when the bus closes.
+        self._pullers: set[Puller] = set()
 
     # --- life ---
 
@@ -126,7 +128,7 @@ class Bus:
         rooms, self._rooms = self._rooms, None
         if rooms is None:
             return
-        for puller in self._pulls.values():
+        for puller in (*self._pulls.values(), *self._pullers):
             await puller.close()
         self._pulls.clear()
         await rooms.requests.close()
@@ -254,11 +256,13 @@ class Bus:
     async def pulling(self, name: str, *, agent: Agent | None = None) -> AsyncIterator[Puller]:
         """Pull deliveries from an inbox for the length of a block."""
         puller = Puller(self._subscriber(agent or Agent(name, concurrency=1)), self.events)
-        await puller.open()
+        self._pullers.add(puller)
         try:
+            await puller.open()
             yield puller
         finally:
             await puller.close()
+            self._pullers.discard(puller)
 
     async def inbox(self, name: str) -> AsyncIterator[PulledDelivery]:
         """Iterate over an agent's inbox: ``async for delivery in bus.inbox("reviewer")``.

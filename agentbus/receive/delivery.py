@@ -46,6 +46,7 @@ class Delivery:
 
     __slots__ = (
         "_settler",
+        "answered",
         "arrived",
         "entry",
         "message",
@@ -69,6 +70,8 @@ class Delivery:
         self.outcome: Outcome | None = None
         #: Set when the lease was lost: nothing this process still does with the message counts.
         self.revoked = False
+        #: Set when the handler has answered whoever asked: no second answer follows from how it ends.
+        self.answered = False
         #: Called once when a pulled delivery is settled.
         self.on_settled: Callable[[], None] | None = None
 

@@ -97,7 +97,7 @@ class Execution:
 
     async def answer(self, delivery: Delivery, outcome: Outcome) -> None:
         """Tell an asker how its request ended, before it is settled; the answer may come twice."""
-        if outcome.kind in PASSED_ON or delivery.message.reply_to is None:
+        if outcome.kind in PASSED_ON or delivery.message.reply_to is None or delivery.answered:
             return
         failure = None if outcome.kind is Kind.PROCESSED else outcome
         try:
