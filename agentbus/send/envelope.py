@@ -202,6 +202,11 @@ def _script_option(sender: Sender, message_id: str, options: PublishOptions) -> 
 def _checked_key(key: str) -> str:
     if not isinstance(key, str) or not 0 < len(key) <= 512:
         raise InvalidValue("key", f"must be text of 1 to 512 characters, not {key!r}")
+    try:
+        key.encode()
+    except UnicodeEncodeError as error:
+        # The script could not read it, and would refuse the messages of others in the same batch.
+        raise InvalidValue("key", f"{key!r} is not valid Unicode: {error.reason}") from error
     return key
 
 
