@@ -136,15 +136,15 @@ class Publisher:
     async def _check_durability(self, level: Durability, until: float) -> None:
         """Raise `DurabilityUnavailable` for a level the server cannot give; waits until it answers."""
         backoff = Backoff()
-        while True:
-            remaining = until - asyncio.get_running_loop().time()
-            try:
-                async with asyncio.timeout(max(0.001, remaining)):
-                    return await self._durabilities.check(level)
-            except TimeoutError:
-                raise timed_out(uncertain=False) from None
-            except BrokerUnavailable:
-                await asyncio.sleep(min(backoff.next_pause(), max(0.001, remaining)))
+        try:
+            async with asyncio.timeout_at(until):
+                while True:
+                    try:
+                        return await self._durabilities.check(level)
+                    except BrokerUnavailable:
+                        await asyncio.sleep(backoff.next_pause())
+        except TimeoutError:
+            raise timed_out(uncertain=False) from None
 
     def _patience(self, options: PublishOptions) -> float:
         if "deadline" not in options:
