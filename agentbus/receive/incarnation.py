@@ -246,7 +246,9 @@ class Incarnation:
         from all other work for as long as the long one runs.
         """
         for delivery in self.workload.take_blocked(self._start_within):
-            self.settler.settle(delivery, Outcome(Kind.DEFERRED, random.randint(2_000, 4_000), "suspect"))
+            later = Outcome(Kind.DEFERRED, random.randint(2_000, 4_000), "suspect")
+            # Decoded first: the message waits under its own id.
+            self.settler.settle(delivery, self._execution.open(delivery) or later)
 
     def _give_back(self, deliveries: Sequence[Delivery]) -> None:
         for delivery in deliveries:

@@ -13,7 +13,7 @@ from agentbus.message.durations import Duration, readable, seconds
 from agentbus.receive.delivery import Delivery
 from agentbus.receive.incarnation import Incarnation
 from agentbus.receive.outcome import RELEASED
-from agentbus.receive.subscriber import Subscriber
+from agentbus.receive.subscriber import Subscriber, until_ready
 
 
 class PulledDelivery(Delivery):
@@ -56,11 +56,7 @@ class Puller:
     async def open(self) -> None:
         """Join; raises what joining raises."""
         self._task = asyncio.create_task(self._subscriber.run(runners=0), name="agentbus pull")
-        ready = asyncio.create_task(self._subscriber.ready.wait())
-        await asyncio.wait((self._task, ready), return_when=asyncio.FIRST_COMPLETED)
-        ready.cancel()
-        if self._task.done():
-            self._task.result()
+        await until_ready(self._task, (self._subscriber,))
 
     async def close(self) -> None:
         """Hand back what is unsettled and leave."""
