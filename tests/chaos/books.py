@@ -84,9 +84,7 @@ class Books:
 def look(client: redis.Redis, address: str, prefix: str = "agentbus") -> Books:
     """Return the books of an address."""
     keys = inbox_keys(prefix, address)
-    found: Any = client.eval(
-        _LOOK, 9, keys.ledger, keys.dead, keys.due, *keys.sources, GROUP, *SOURCES
-    )
+    found: Any = client.eval(_LOOK, 9, keys.ledger, keys.dead, keys.due, *keys.sources, GROUP, *SOURCES)
     items = iter(found)
     return Books({name.decode(): int(value or 0) for name, value in zip(items, items, strict=True)})
 

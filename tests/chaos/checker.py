@@ -1,13 +1,14 @@
 """The judge: what was promised against what happened. Pure: records in, a verdict out.
 
-The words are those of Jepsen's total-queue checker: https://github.com/jepsen-io/jepsen (checker/total-queue).
+The words are those of Jepsen's checker ``total-queue``: https://github.com/jepsen-io/jepsen.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from itertools import pairwise
 
 from tests.chaos.history import Record
 
@@ -48,6 +49,12 @@ class Verdict:
     unmarked: list[str] = field(default_factory=list)
     #: Message ids that two different messages carried.
     shared_ids: list[str] = field(default_factory=list)
+
+    def add(self, other: Verdict) -> None:
+        """Add the verdict of another run."""
+        for counted in fields(self):
+            mine, theirs = getattr(self, counted.name), getattr(other, counted.name)
+            setattr(self, counted.name, mine + theirs)
 
     @property
     def problems(self) -> list[str]:
@@ -149,7 +156,8 @@ class _Duplicates:
                 self._open_attempts[record.key] -= 1
             case "killed":
                 self._killed_at[record.pid] = record.at
-            case "fenced":
+            # A frozen owner cannot say that it lost its lease; whoever froze it can.
+            case "fenced" | "frozen":
                 self._fenced_at[record.pid].append(record.at)
             case "broker_killed":
                 self._broker_killed_at.append(record.at)
@@ -162,7 +170,7 @@ class _Duplicates:
             if len(keys) > 1:
                 self._verdict.shared_ids.append(f"{message_id} ({', '.join(keys)})")
             ids[begins[0].key].append(message_id)
-            for before, after in zip(begins, begins[1:], strict=False):
+            for before, after in pairwise(begins):
                 self._judge_delivery(before, after)
         for key, found in ids.items():
             if len(found) > 1:

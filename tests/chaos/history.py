@@ -22,8 +22,8 @@ class Record:
     """One line of a history.
 
     Events of publishers: ``attempt`` (before), then ``stored``, ``uncertain`` or ``refused``. Of agents:
-    ``begin`` and ``end`` of a delivery, ``fenced``. Of whoever kills: ``killed``, ``broker_killed``,
-    ``broker_started``.
+    ``begin`` and ``end`` of a delivery, ``fenced``. Of whoever breaks things: ``killed``, ``frozen``,
+    ``broker_killed``, ``broker_started``.
     """
 
     event: str

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agentbus.broker.embedded import ServerBinary
 from tests.chaos.checker import Verdict, check
-from tests.chaos.plan import Fault, Target, faults
+from tests.chaos.figure import Figure, zero_of
 from tests.chaos.gate import Gate
+from tests.chaos.plan import Fault, Target, faults
 from tests.chaos.stage import RunFailed, Stage
 
 _NAME = "worker"
@@ -19,17 +20,27 @@ _WRITERS = {"plain": 30.0, "keyed": 30.0, "hasty": 0.4}
 _AGENTS = 3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class MixedResult:
-    """What a mixed run showed."""
+    """What one or several mixed runs showed together."""
 
-    verdict: Verdict
-    kills: Counter[Target]
-    appendfsync: str
+    verdict: Verdict = field(default_factory=Verdict)
+    kills: Counter[Target] = field(default_factory=Counter)
+    #: Runs by the way their broker synced its file.
+    syncs: Counter[str] = field(default_factory=Counter)
     #: How often the books were looked at; each time they closed, or the run would have failed.
-    books_closed: int
-    seconds: float
-    books: str
+    books_closed: int = 0
+    seconds: float = 0.0
+    books: list[str] = field(default_factory=list)
+
+    def add(self, other: MixedResult) -> None:
+        """Add another run."""
+        self.verdict.add(other.verdict)
+        self.kills += other.kills
+        self.syncs += other.syncs
+        self.books_closed += other.books_closed
+        self.seconds += other.seconds
+        self.books += other.books
 
 
 class MixedRun:
@@ -66,8 +77,8 @@ class MixedRun:
         verdict = check(stage.records(), stage.dead_keys(_ADDRESS), stage.queued_keys(_ADDRESS))
         self._compare_with_books(verdict)
         return MixedResult(
-            verdict, self._kills, stage.appendfsync, self._books_closed, time.monotonic() - begun,
-            str(stage.books(_ADDRESS)),
+            verdict, self._kills, Counter([stage.appendfsync]), self._books_closed, time.monotonic() - begun,
+            [str(stage.books(_ADDRESS))],
         )  # fmt: skip
 
     # --- processes ---
@@ -132,3 +143,36 @@ def run_mixed(
     """Send ``messages`` through ``kills`` SIGKILLs on a broker of its own."""
     with Stage(binary, appendfsync) as stage:
         return MixedRun(stage, seed, messages, kills).run()
+
+
+def figures_of(result: MixedResult) -> list[Figure]:
+    """Return F1 (losses), F2 (duplicates) and F14 (books) of mixed runs."""
+    verdict, kills = result.verdict, result.kills.total()
+    losses = Figure("F1", "Messages through SIGKILLs", problems=verdict.problems, seconds=result.seconds)
+    losses.rows = {
+        "messages": f"{verdict.attempts:,}",
+        "SIGKILLs": f"{kills} ({', '.join(f'{target} {n}' for target, n in result.kills.most_common())})",
+        "runs, by appendfsync": ", ".join(f"{sync} {n}" for sync, n in sorted(result.syncs.items())),
+        "stored; uncertain to their publisher; refused": (
+            f"{verdict.stored:,}; {verdict.uncertain:,}; {verdict.refused:,}"
+        ),
+        "handled; dead letters; still queued": f"{verdict.handled:,}; {verdict.dead:,}; {verdict.queued:,}",
+        "lost": zero_of(len(verdict.lost), kills, "kill"),
+        "lost by place among their writer's": str(dict(verdict.lost_where) or "none"),
+        "unexpected": zero_of(len(verdict.unexpected), kills, "kill"),
+        "recovered (uncertain, but handled)": f"{verdict.recovered:,}",
+    }
+    doubles = Figure("F2", "Deliveries beyond a message's first, in the runs of F1")
+    doubles.rows = {
+        "all": f"{verdict.duplicates.total() + len(verdict.unattributed):,}",
+        **{cause: f"{count:,}" for cause, count in verdict.duplicates.most_common()},
+        "without a cause": zero_of(len(verdict.unattributed), kills, "kill"),
+        "not marked as redelivered": zero_of(len(verdict.unmarked), kills, "kill"),
+    }
+    books = Figure("F14", "The books of the address, in the runs of F1")
+    books.rows = {
+        "looks, one after each fault and one at the end": f"{result.books_closed:,}",
+        "times they did not close": zero_of(0, result.books_closed, "look"),
+        "at the end of the last run": result.books[-1],
+    }
+    return [losses, doubles, books]

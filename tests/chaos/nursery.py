@@ -5,8 +5,8 @@ object per line on standard input and answers each with one line:
 ``{"do": "start", "role": "agent", "options": {...}}`` → ``{"pid": 1}``;
 ``{"do": "signal", "pid": 1, "signal": 9}`` → ``{"sent": true}``, false when the process had ended before;
 ``{"do": "ended"}`` → ``{"ended": [[pid, exit code], …]}``, each process once, a signal as its negative.
-The end of standard input is the order to kill all and leave. The argument is the folder for what the
-processes say.
+The end of standard input is the order to kill all and leave. The argument is the folder of the run, which
+goes with them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shutil
 import signal
 import sys
 import traceback
@@ -102,13 +103,15 @@ def _die_with_parent(parent: int) -> None:
 def main() -> None:
     """Obey until the run ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    nursery = Nursery(Path(sys.argv[1]))
+    folder = Path(sys.argv[1])
+    nursery = Nursery(folder)
     try:
         for line in sys.stdin:
             sys.stdout.write(json.dumps(nursery.obey(json.loads(line))) + "\n")
             sys.stdout.flush()
     finally:
         nursery.end_all()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -42,4 +42,4 @@ def faults(seed: str, kills: int) -> Iterator[Fault]:
         targets = dice.choices(mixtures, weights)[0][:kills]
         kills -= len(targets)
         away = dice.choice((0.0, 0.1, 0.5, 1.5))
-        yield Fault(dice.uniform(0.0, 0.4), targets, away, dice.randrange(1_000_000))
+        yield Fault(dice.uniform(0.0, 0.25), targets, away, dice.randrange(1_000_000))

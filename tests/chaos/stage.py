@@ -1,4 +1,4 @@
-"""Where a run takes place: a private broker, the processes on it, their histories, and means to break them."""
+"""Where a run takes place: a private broker, the processes on it, and the means to break them."""
 
 from __future__ import annotations
 
@@ -86,13 +86,18 @@ class Stage:
         self.history.write("killed", pid=pid)
         return sent
 
+    def freeze(self, pid: int) -> None:
+        """Stop a process with SIGSTOP; SIGCONT wakes it."""
+        self.history.write("frozen", pid=pid)
+        self.signal(pid, signal.SIGSTOP)
+
     def signal(self, pid: int, number: signal.Signals) -> bool:
         """Send a signal; False when the process had ended."""
         return bool(self._order(do="signal", pid=pid, signal=int(number))["sent"])
 
     def ended(self) -> dict[int, int]:
         """Return the exit codes of all processes that have ended; raises when one did so unasked."""
-        self._ended.update({pid: code for pid, code in self._order(do="ended")["ended"]})
+        self._ended.update(dict(self._order(do="ended")["ended"]))
         for pid, code in self._ended.items():
             if code != 0 and pid not in self._expected:
                 raise RunFailed(f"{self._names[pid]} {pid} ended with {code}:\n{self._said(pid)}")
@@ -172,9 +177,7 @@ class Stage:
         except TimeoutError as error:
             raise RunFailed(f"{error}: {self.books(address)}") from error
 
-    def wait(
-        self, condition: Callable[[], bool], seconds: float, what: str, every: float = 0.02
-    ) -> None:
+    def wait(self, condition: Callable[[], bool], seconds: float, what: str, every: float = 0.02) -> None:
         """Wait for a condition; raises `TimeoutError` after ``seconds``."""
         deadline = time.monotonic() + seconds
         while not condition():
