@@ -28,6 +28,7 @@ class PulledDelivery(Delivery):
         self._inner = inner
         self.source, self.entry, self.arrived = inner.source, inner.entry, inner.arrived
         self.state, self.message, self._settler = inner.state, inner.message, inner._settler
+        self.answered = inner.answered
 
     @property
     def outcome(self) -> Any:  # type: ignore[override]

@@ -38,6 +38,7 @@ class Workload:
         self._idle: deque[asyncio.Future[None]] = deque()
         self._room = asyncio.Event()
         self._room.set()
+        self._interrupted = False
         # Unknown handlers count as slow until they have shown otherwise.
         self._average_seconds = max(1.0, prefetch_below)
         self._finished_once = False
@@ -68,13 +69,14 @@ class Workload:
         return self.running < self._runners or time.monotonic() - self._last_finish < self._prefetch_below * 5
 
     async def wait_room(self) -> None:
-        """Wait until more may be taken."""
-        while self.wanted == 0:
+        """Wait until more may be taken, or until `interrupt`."""
+        while self.wanted == 0 and not self._interrupted:
             self._room.clear()
             await self._room.wait()
 
     def interrupt(self) -> None:
-        """Let `wait_room` look again."""
+        """End `wait_room` now and from now on: a stop must not wait until a long handler makes room."""
+        self._interrupted = True
         self._room.set()
 
     def add(self, deliveries: Iterable[Delivery]) -> None:
@@ -122,6 +124,9 @@ class Workload:
         if delivery.suspect:
             self._gate.running = False
             self._wake_runners()
+        self._tell_room()
+
+    def _tell_room(self) -> None:
         if not self._room.is_set() and self.wanted:
             self._room.set()
 
@@ -132,6 +137,8 @@ class Workload:
         if late:
             self._ready = deque(item for item in self._ready if item.arrived >= arrived_before)
             self._suspects = deque(item for item in self._suspects if item.arrived >= arrived_before)
+            # Without this a reader that waits for room would stay deaf where nothing else makes room.
+            self._tell_room()
         return late
 
     def take_excess(self) -> list[Delivery]:
@@ -142,6 +149,7 @@ class Workload:
         excess: list[Delivery] = []
         while len(self._ready) > free:
             excess.append(self._ready.pop())
+        self._tell_room()
         return excess
 
     def _wake_runners(self) -> None:
