@@ -195,10 +195,12 @@ class _Duplicates:
         ended = self._ended(before)
         if ended == "failed" and after.attempt == before.attempt + 1:
             return RETRY
-        # A deferral spends nothing and leaves no mark; with one, its owner died before it was settled.
-        if ended == "deferred" and not after.redelivered:
+        owner_died = before.at <= self._killed_at.get(before.pid, -1.0) <= after.at
+        # A deferral leaves no mark: with one, the owner died before it was settled, or somebody died later
+        # who held the message and had not begun it.
+        if ended == "deferred" and not (owner_died and after.redelivered):
             return DEFERRAL
-        if before.at <= self._killed_at.get(before.pid, -1.0) <= after.at:
+        if owner_died:
             return OWNER_DEATH
         if any(before.at <= at <= after.at for at in self._fenced_at[before.pid]):
             return LEASE_LOST

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from functools import partial
 
 from agentbus import Bus
 from agentbus.broker.embedded import ServerBinary
@@ -12,7 +13,6 @@ from agentbus.errors import BrokerUnavailable
 from agentbus.send.address_queue import AddressQueue
 from tests.chaos.checker import Verdict, check
 from tests.chaos.gate import Gate
-from tests.chaos.history import Record
 from tests.chaos.stage import Stage
 
 _NAME = "careless"
@@ -63,7 +63,7 @@ def settle_before_the_work(
         )  # fmt: skip
         for _ in range(kills):
             pid = stage.start("agent", name=_NAME, manner="settle_first", seconds=0.05)
-            stage.wait(lambda pid=pid: _begun(stage.records(), pid), 20, "an agent to begin", every=0.05)
+            stage.wait(partial(_begun, stage, pid), 20, "an agent to begin", every=0.05)
             time.sleep(dice.uniform(0.0, 0.2))
             stage.kill(pid)
         last = stage.start("agent", name=_NAME, manner="settle_first")
@@ -72,5 +72,5 @@ def settle_before_the_work(
         return check(stage.records(), stage.dead_keys(address), stage.queued_keys(address))
 
 
-def _begun(records: list[Record], pid: int) -> bool:
-    return any(record.event == "begin" and record.pid == pid for record in records)
+def _begun(stage: Stage, pid: int) -> bool:
+    return any(record.event == "begin" and record.pid == pid for record in stage.records())

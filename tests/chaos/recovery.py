@@ -96,11 +96,12 @@ def _redelivered(records: list[Record]) -> set[str]:
 def recovery_times(records: list[Record]) -> list[float]:
     """Return, for each message whose owner was killed, the seconds until it began again."""
     killed_at = {record.pid: record.at for record in records if record.event == "killed"}
-    times, owners = [], {}
+    times: list[float] = []
+    owners: dict[str, int] = {}
     for record in records:
         if record.event == "begin":
             before = owners.get(record.key)
-            if before in killed_at:
+            if before is not None and before in killed_at:
                 times.append(record.at - killed_at[before])
             owners[record.key] = record.pid
     return times

@@ -153,6 +153,25 @@ def test_a_deferral_explains_one_more_delivery_and_not_two() -> None:
     assert verdict.unattributed == ["w-0 (delivered twice)"]
 
 
+def test_a_deferral_whose_settlement_died_with_its_owner_counts_as_that_death() -> None:
+    planted = Planted().published("w-0").add("begin", AGENT, "w-0").add("end", AGENT, "w-0", note="deferred")
+    planted.add("killed", AGENT)
+    marked = check(planted.records + _later(planted, redelivered=True))
+    assert marked.duplicates == {OWNER_DEATH: 1}
+    unmarked = check(planted.records + _later(planted, redelivered=False))
+    assert unmarked.duplicates == {DEFERRAL: 1}
+    assert marked.problems == unmarked.problems == []
+
+
+def _later(planted: Planted, *, redelivered: bool) -> list[Record]:
+    at = float(len(planted.records))
+    message_id = "id of w-0"
+    return [
+        Record("begin", at, OTHER_AGENT, "w-0", message_id, 1, redelivered),
+        Record("end", at + 1, OTHER_AGENT, "w-0", message_id, 1, note="processed"),
+    ]
+
+
 def test_a_lost_lease_and_a_freeze_explain_a_redelivery() -> None:
     for event in ("fenced", "frozen"):
         planted = Planted().published("w-0").add("begin", AGENT, "w-0").add(event, AGENT)

@@ -7,6 +7,7 @@ them is the broker's side alone.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from pathlib import Path
 
 from agentbus.broker.connection import Broker, ConnectionSettings
@@ -44,15 +45,15 @@ async def _settle(inbox: Inbox, consumer: str, held: list[RawEntry]) -> tuple[in
     for entry in held:
         by_source.setdefault(entry.source, []).append(entry.entry_id)
     accepted = refused = 0
-    steps = [
-        (len(held), lambda: inbox.settle(consumer, "processed", by_source)),
-        (len(held), lambda: inbox.release(consumer, by_source)),
-        (1, lambda: inbox.postpone(consumer, held[0], 0, "retried", "", "zombie")),
-        (1, lambda: inbox.bury(consumer, held[0], "rejected", "by a zombie", "", 0)),
+    steps: list[tuple[int, Awaitable[object]]] = [
+        (len(held), inbox.settle(consumer, "processed", by_source)),
+        (len(held), inbox.release(consumer, by_source)),
+        (1, inbox.postpone(consumer, held[0], 0, "retried", "", "zombie")),
+        (1, inbox.bury(consumer, held[0], "rejected", "by a zombie", "", 0)),
     ]
     for messages, step in steps:
         try:
-            await step()
+            await step
             accepted += messages
         except StaleDelivery:
             refused += messages
