@@ -1,6 +1,7 @@
-"""agentbus: the message bus that AI-agent processes use to work together."""
+"""agentbus: the message bus that AI-agent processes use to work together.
 
-from __future__ import annotations
+Names are loaded when they are first used, so that `agentbus --help` need not wait for the driver.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         MalformedMessage,
         NoBroker,
         NoSuchAgent,
+        PolicyConflict,
         PublisherClosed,
         PublishError,
         PublishRefused,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
         WrongKeyType,
     )
     from agentbus.events import Event, Events
+    from agentbus.message.address_policy import Policy
     from agentbus.message.message import Message
     from agentbus.message.policy import Retry
     from agentbus.message.topics import Topic
@@ -55,6 +58,49 @@ if TYPE_CHECKING:
     from agentbus.settings import AgentSettings, BusSettings, PublisherSettings, RetentionSettings
 
 __version__ = "0.1.0"
+
+#: Module to the public names it defines.
+_HOMES = {
+    "agentbus.broker.inspection": "InboxView Trace",
+    "agentbus.bus": "Bus",
+    "agentbus.errors": (
+        "AgentBusError AlreadySettled BodyNotSerializable BodyTooLarge BrokerError "
+        "BrokerOutOfMemory BrokerRefused BrokerUnavailable ConfigurationError Defer "
+        "DeliveryError DurabilityUnavailable GroupMissing InvalidTopic InvalidValue "
+        "KeyConflict MalformedMessage NoBroker NoSuchAgent PolicyConflict "
+        "PublisherClosed PublishError PublishRefused PublishTimeout QueueFull "
+        "Reject RequestError RequestFailed RequestTimeout StaleDelivery "
+        "UnsafeBroker WrongKeyType "
+    ),
+    "agentbus.events": "Event Events",
+    "agentbus.message.address_policy": "Policy",
+    "agentbus.message.message": "Message",
+    "agentbus.message.policy": "Retry",
+    "agentbus.message.topics": "Topic",
+    "agentbus.receive.agent": "Agent CallNext Middleware",
+    "agentbus.receive.context": "Context",
+    "agentbus.receive.delivery": "Delivery",
+    "agentbus.receive.subscriber": "Subscriber",
+    "agentbus.send.envelope": "PublishOptions",
+    "agentbus.send.publisher": "Publisher",
+    "agentbus.send.stored": "Stored",
+    "agentbus.settings": "AgentSettings BusSettings PublisherSettings RetentionSettings",
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name (PEP 562)."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted((*globals(), *__all__))
+
 
 __all__ = [
     "Agent",
@@ -88,6 +134,8 @@ __all__ = [
     "Middleware",
     "NoBroker",
     "NoSuchAgent",
+    "Policy",
+    "PolicyConflict",
     "PublishError",
     "PublishOptions",
     "PublishRefused",
@@ -110,68 +158,3 @@ __all__ = [
     "UnsafeBroker",
     "WrongKeyType",
 ]
-
-#: Where each public name lives. Loaded at its first use: driver and models take a fifth of a second, which
-#: `agentbus --help` and shell completion would feel. A test compares this with what type checkers see.
-_HOMES: dict[str, tuple[str, ...]] = {
-    "agentbus.bus": ("Bus",),
-    "agentbus.broker.inspection": ("InboxView", "Trace"),
-    "agentbus.errors": (
-        "AgentBusError",
-        "AlreadySettled",
-        "BodyNotSerializable",
-        "BodyTooLarge",
-        "BrokerError",
-        "BrokerOutOfMemory",
-        "BrokerRefused",
-        "BrokerUnavailable",
-        "ConfigurationError",
-        "Defer",
-        "DeliveryError",
-        "DurabilityUnavailable",
-        "GroupMissing",
-        "InvalidTopic",
-        "InvalidValue",
-        "KeyConflict",
-        "MalformedMessage",
-        "NoBroker",
-        "NoSuchAgent",
-        "PublisherClosed",
-        "PublishError",
-        "PublishRefused",
-        "PublishTimeout",
-        "QueueFull",
-        "Reject",
-        "RequestError",
-        "RequestFailed",
-        "RequestTimeout",
-        "StaleDelivery",
-        "UnsafeBroker",
-        "WrongKeyType",
-    ),
-    "agentbus.events": ("Event", "Events"),
-    "agentbus.message.message": ("Message",),
-    "agentbus.message.policy": ("Retry",),
-    "agentbus.message.topics": ("Topic",),
-    "agentbus.receive.agent": ("Agent", "CallNext", "Middleware"),
-    "agentbus.receive.context": ("Context",),
-    "agentbus.receive.delivery": ("Delivery",),
-    "agentbus.receive.subscriber": ("Subscriber",),
-    "agentbus.send.envelope": ("PublishOptions",),
-    "agentbus.send.publisher": ("Publisher",),
-    "agentbus.send.stored": ("Stored",),
-    "agentbus.settings": ("AgentSettings", "BusSettings", "PublisherSettings", "RetentionSettings"),
-}
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOME_OF[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

@@ -14,11 +14,13 @@ from typing import Any, Unpack
 
 from agentbus.broker.connection import Broker, ConnectionSettings
 from agentbus.broker.embedded import EmbeddedSettings, ensure_running
+from agentbus.broker.inbox import Inbox
 from agentbus.broker.inspection import InboxView, Trace, inspect_inbox, known_addresses, trace_message
 from agentbus.broker.keys import check_prefix
 from agentbus.broker.server import check_safe
-from agentbus.errors import AgentBusError, ConfigurationError
+from agentbus.errors import AgentBusError, ConfigurationError, PolicyConflict
 from agentbus.events import Events
+from agentbus.message.address_policy import Policy
 from agentbus.message.durations import Duration, milliseconds
 from agentbus.message.message import Message
 from agentbus.message.topics import check_name, parse_address
@@ -27,7 +29,7 @@ from agentbus.receive.incarnation import Grounds
 from agentbus.receive.lease import Heart
 from agentbus.receive.outcome import Outcome
 from agentbus.receive.pulling import PulledDelivery, Puller
-from agentbus.receive.subscriber import Subscriber
+from agentbus.receive.subscriber import Subscriber, first_error
 from agentbus.receive.workload import SuspectGate
 from agentbus.send.envelope import AnyTopic, PublishOptions, Sender
 from agentbus.send.publisher import Publisher
@@ -79,6 +81,8 @@ class Bus:
         self.events = Events()
         self._rooms: _Rooms | None = None
         self._pulls: dict[str, Puller] = {}
+        #: Those of `pulling` blocks; a loop left with `break` may still be handing back when the bus closes.
+        self._pullers: set[Puller] = set()
 
     # --- life ---
 
@@ -125,12 +129,12 @@ class Bus:
         rooms, self._rooms = self._rooms, None
         if rooms is None:
             return
-        for puller in self._pulls.values():
+        for puller in (*self._pulls.values(), *self._pullers):
             await puller.close()
         self._pulls.clear()
         await rooms.requests.close()
         await rooms.publisher.close()
-        rooms.grounds.heart.stop()
+        await rooms.grounds.heart.stop()
         await rooms.broker.close()
 
     def _connection(self, url: str, role: str) -> ConnectionSettings:
@@ -179,6 +183,27 @@ class Bus:
         failed for good.
         """
         return await self.rooms.requests.request(topic, body, reply, timeout, options)
+
+    # --- policies ---
+
+    async def declare(self, address: str, policy: Policy) -> None:
+        """Declare the policy of an address, for example ``agent.reviewer``.
+
+        Declaring the same again is fine; another one raises `PolicyConflict` and changes nothing.
+        """
+        inbox = Inbox(self.rooms.broker, self.settings.prefix, parse_address(address))
+        conflicts = await inbox.declare(policy.to_fields())
+        if conflicts:
+            what = "; ".join(
+                f"{field} is {stored or 'unset'}, not {declared or 'unset'}"
+                for field, stored, declared in conflicts
+            )
+            raise PolicyConflict(f"{inbox.address} was declared with another policy before: {what}")
+
+    async def policy(self, address: str) -> Policy:
+        """Return the declared policy of an address; every field None when there is none."""
+        inbox = Inbox(self.rooms.broker, self.settings.prefix, parse_address(address))
+        return Policy.from_fields(await inbox.policy_fields())
 
     # --- serving ---
 
@@ -232,11 +257,13 @@ class Bus:
     async def pulling(self, name: str, *, agent: Agent | None = None) -> AsyncIterator[Puller]:
         """Pull deliveries from an inbox for the length of a block."""
         puller = Puller(self._subscriber(agent or Agent(name, concurrency=1)), self.events)
-        await puller.open()
+        self._pullers.add(puller)
         try:
+            await puller.open()
             yield puller
         finally:
             await puller.close()
+            self._pullers.discard(puller)
 
     async def inbox(self, name: str) -> AsyncIterator[PulledDelivery]:
         """Iterate over an agent's inbox: ``async for delivery in bus.inbox("reviewer")``.
@@ -293,9 +320,13 @@ async def _resolved(url: str) -> str:
 
 
 async def _run_all(subscribers: list[Subscriber]) -> None:
-    async with asyncio.TaskGroup() as group:
-        for subscriber in subscribers:
-            group.create_task(subscriber.run(), name=f"agentbus agent {subscriber.agent.name}")
+    """Run subscribers until all have ended; when one fails the others drain and its error is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for subscriber in subscribers:
+                group.create_task(subscriber.run(), name=f"agentbus agent {subscriber.agent.name}")
+    except BaseExceptionGroup as failures:
+        raise first_error(failures) from failures
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@
     │   ├── BodyTooLarge
     │   └── MalformedMessage            an envelope that is not one
     ├── ConfigurationError
+    │   ├── PolicyConflict              an address has another policy already
     │   ├── NoBroker                    no URL given, or no server found to embed
     │   └── UnsafeBroker                the server would throw messages away
     ├── BrokerError
@@ -78,6 +79,10 @@ class MalformedMessage(InvalidValue):
 
 class ConfigurationError(AgentBusError):
     """The configuration cannot work."""
+
+
+class PolicyConflict(ConfigurationError):
+    """The address was declared with another policy before."""
 
 
 class NoBroker(ConfigurationError):

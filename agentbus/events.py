@@ -17,6 +17,7 @@ to whoever listens. The actions:
 ``settlement_refused``    the broker refuses a settlement; it is tried again
 ``dropped_delivery``      user code let go of a delivery without settling it
 ``read_refused``          the broker refuses a read; it is tried again
+``policy_ignored``        the stored policy of an address cannot be read
 ``reconnected``           the broker answers again
 ``rebuilt``               a reader that heard nothing although work waits got a new connection
 ========================  ============================================================================

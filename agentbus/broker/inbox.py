@@ -44,6 +44,8 @@ class BatchAnswer:
     kind: str
     #: Whether anybody has ever served the address.
     known: bool = False
+    #: The durability that the address's policy asks for; empty when it has none.
+    durability: str = ""
     #: ``stored``: an entry id, ``due <id>`` or ``!refusal`` for each message.
     results: Sequence[bytes] = ()
     #: ``recovered``: refusals by position in the batch, counted from 1.
@@ -111,7 +113,7 @@ class Inbox:
         expected = {
             self.keys.lanes: b"zset", self.keys.due: b"zset", self.keys.delayed: b"hash",
             self.keys.dead: b"stream", self.keys.alive: b"hash", self.keys.started: b"hash",
-            self.keys.outcomes: b"stream", self.keys.ledger: b"hash",
+            self.keys.outcomes: b"stream", self.keys.ledger: b"hash", self.keys.policy: b"hash",
             **dict.fromkeys(self.keys.sources, b"stream"),
         }  # fmt: skip
         types = await self._broker.pipeline([("TYPE", key) for key in expected])
@@ -143,17 +145,32 @@ class Inbox:
             "publish",
             (
                 keys.producer + producer, keys.ledger, keys.lanes, keys.due, keys.delayed, keys.dead,
-                keys.keys_even, keys.keys_odd, keys.keys_due, *keys.priority_lanes,
+                keys.keys_even, keys.keys_odd, keys.keys_due, *keys.priority_lanes, keys.policy,
             ),
             first, lanes, limits[0], limits[1], limits[2], options, keys.nudge, *texts,
         )  # fmt: skip
         kind = reply[0]
         if kind == b"stored":
-            return BatchAnswer("stored", known=reply[1] == 1, results=reply[2:])
+            return BatchAnswer("stored", reply[1] == 1, reply[2].decode(), results=reply[3:])
         if kind == b"recovered":
-            refusals = json.loads(reply[2]) if reply[2] else {}
-            return BatchAnswer("recovered", known=reply[1] == 1, refusals=refusals)
+            refusals = json.loads(reply[3]) if reply[3] else {}
+            return BatchAnswer("recovered", reply[1] == 1, reply[2].decode(), refusals=refusals)
         return BatchAnswer("gap", last=int(reply[1]))
+
+    # --- policy ---
+
+    async def declare(self, fields: Mapping[str, str]) -> list[tuple[str, str, str]]:
+        """Declare the policy; returns conflicts as (field, stored, declared), and then writes nothing."""
+        pairs = [item for pair in sorted(fields.items()) for item in pair]
+        reply = await self._run("declare", (self.keys.policy,), *pairs)
+        values = iter(item.decode() for item in reply[1:])
+        return list(zip(values, values, values, strict=True)) if reply[0] == b"conflict" else []
+
+    async def policy_fields(self) -> dict[str, str]:
+        """Return the declared policy as it is stored; empty when there is none."""
+        reply = await self._broker.execute("HGETALL", self.keys.policy)
+        items = iter(reply)
+        return {field.decode(): value.decode() for field, value in zip(items, items, strict=True)}
 
     # --- taking part ---
 
@@ -182,10 +199,12 @@ class Inbox:
     ) -> list[RawEntry]:
         """Take up to ``most`` messages in serving order; raises `StaleDelivery` when fenced."""
         keys = self.keys
-        reply = await self._run(
-            "fetch", (keys.alive, keys.ledger, keys.lanes, keys.outcomes, *keys.sources),
-            consumer, most, most_bytes, link=link,
-        )  # fmt: skip
+        reply = (b"expired",)
+        while reply[0] == b"expired":
+            reply = await self._run(
+                "fetch", (keys.alive, keys.ledger, keys.lanes, keys.outcomes, *keys.sources),
+                consumer, most, most_bytes, link=link,
+            )  # fmt: skip
         self._check(reply)
         items = iter(reply[2:])
         return list(map(RawEntry, items, items, items, items))

@@ -89,7 +89,7 @@ class Agent:
         def register(function: Function) -> Function:
             if name in self._handlers:
                 raise ConfigurationError(f"agent {self.name} has a handler for {name!r} already")
-            self._handlers[name] = bind(function, name, retry or self.retry, limit, body)
+            self._handlers[name] = bind(function, name, retry, limit, body)
             return function
 
         return register

@@ -16,7 +16,8 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from agentbus.errors import BrokerError, Defer, MalformedMessage, Reject
+from agentbus.errors import BrokerError, Defer, InvalidValue, MalformedMessage, Reject
+from agentbus.message.address_policy import Policy
 from agentbus.message.codec import decode
 from agentbus.message.durations import milliseconds
 from agentbus.message.message import Message
@@ -25,7 +26,7 @@ from agentbus.receive.agent import Agent, CallNext, Middleware
 from agentbus.receive.context import Context, Publish
 from agentbus.receive.delivery import Answer, Delivery
 from agentbus.receive.handlers import Handler
-from agentbus.receive.outcome import EXPIRED, PASSED_ON, PROCESSED, Kind, Outcome
+from agentbus.receive.outcome import EXPIRED, PASSED_ON, PROCESSED, Kind, Outcome, storable
 
 _logger = logging.getLogger("agentbus")
 #: A type without a handler is handed back this often while others serve the address …
@@ -44,6 +45,8 @@ class Surroundings:
     server_ms: Callable[[], float]
     #: How many instances serve an address now.
     siblings: Callable[[str], int]
+    #: The declared policy of an address.
+    policy: Callable[[str], Policy]
 
 
 class Execution:
@@ -82,6 +85,8 @@ class Execution:
         """Return how the delivery ended; never raises, except when the delivery was revoked."""
         outcome = self.open(delivery)
         if outcome is None:
+            if self.at_most_once(delivery):
+                return await self._handle_once(delivery)
             outcome = await self._handle(delivery)
         # The handler may have settled by itself, and answered with it.
         if delivery.outcome is not None:
@@ -92,7 +97,7 @@ class Execution:
 
     async def answer(self, delivery: Delivery, outcome: Outcome) -> None:
         """Tell an asker how its request ended, before it is settled; the answer may come twice."""
-        if outcome.kind in PASSED_ON or delivery.message.reply_to is None:
+        if outcome.kind in PASSED_ON or delivery.message.reply_to is None or delivery.answered:
             return
         failure = None if outcome.kind is Kind.PROCESSED else outcome
         try:
@@ -116,12 +121,30 @@ class Execution:
             else:
                 result = await self._call(delivery)
         except asyncio.CancelledError:
-            raise
+            runner = asyncio.current_task()
+            if delivery.revoked or (runner is not None and runner.cancelling()):
+                raise
+            # Not this runner was cancelled but something the handler awaited. Passed on, it would end the
+            # runner without a word, and after a few of these nobody would run anything.
+            return self.failed(delivery, RuntimeError("something that the handler awaited was cancelled"))
         except MalformedMessage as error:
             return Outcome(Kind.DEAD, reason="invalid", detail=str(error))
         except Exception as error:
             return self.failed(delivery, error)
         return PROCESSED if result is None else Outcome(Kind.PROCESSED, reply=result)
+
+    async def _handle_once(self, delivery: Delivery) -> Outcome:
+        """Settle first, handle then: a crash or a failure loses the message, and it never runs twice."""
+        await delivery.settle_first()
+        outcome = await self._handle(delivery)
+        if outcome.kind is not Kind.PROCESSED:
+            _logger.warning(
+                "%s was handled without acknowledgement and failed: %s %s",
+                delivery.message.message_id, outcome.reason, outcome.detail,
+                extra={"action": "failed_unacknowledged", "address": delivery.address},
+            )  # fmt: skip
+        await self.answer(delivery, outcome)
+        return PROCESSED
 
     def _without_handler(self, delivery: Delivery) -> Outcome:
         """Another instance, or a newer version, may have the handler: hand it back before giving up."""
@@ -137,19 +160,36 @@ class Execution:
     def failed(self, delivery: Delivery, error: Exception) -> Outcome:
         """Return what follows from an exception: a decision, no effect."""
         if isinstance(error, Reject):
-            return Outcome(Kind.DEAD, reason="rejected", detail=error.reason)
+            return Outcome(Kind.DEAD, reason="rejected", detail=storable(error.reason))
         if isinstance(error, Defer):
-            return Outcome(Kind.DEFERRED, milliseconds(error.delay, "delay"), "deferred")  # type: ignore[arg-type]
-        handler = self._agent.handler_for(delivery.message.message_type)
-        policy = handler.retry if handler is not None else self._agent.retry
-        policy = _with_options(policy, delivery.message)
-        detail = f"{type(error).__name__}: {error}"
+            try:
+                return Outcome(Kind.DEFERRED, milliseconds(error.delay, "delay"), "deferred")  # type: ignore[arg-type]
+            except InvalidValue as problem:
+                error = problem
+        policy = self._retry_policy(delivery)
+        detail = storable(f"{type(error).__name__}: {storable(error)}")
         failures = delivery.attempt
         if failures <= policy.max_retries:
             delay = round(policy.delay_seconds(failures) * 1000)
             return Outcome(Kind.RETRIED, delay, "failed", detail, max_retries=policy.max_retries)
         kind = Kind.DEAD if policy.when_exhausted == "dead" else Kind.DISCARDED
         return Outcome(kind, 0, "exhausted", detail, max_retries=policy.max_retries)
+
+    def _retry_policy(self, delivery: Delivery) -> Retry:
+        """The message's own options win, then the handler's, then the address's, then the agent's."""
+        handler = self._agent.handler_for(delivery.message.message_type)
+        if handler is not None and handler.retry is not None:
+            policy = handler.retry
+        else:
+            policy = self._around.policy(delivery.address).retry(self._agent.retry)
+        return _with_options(policy, delivery.message)
+
+    def at_most_once(self, delivery: Delivery) -> bool:
+        """Whether the delivery is settled before it is handled."""
+        required = delivery.message.delivery.get("require_ack")
+        if required is not None:
+            return required is False
+        return self._around.policy(delivery.address).acknowledgement == "none"
 
     # --- the call ---
 
@@ -185,17 +225,19 @@ class Execution:
             return called
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self._agent.concurrency, f"agentbus-{self._agent.name}")
-        call = partial(contextvars.copy_context().run, handler.function, *positional, **named)
+        call = partial(contextvars.copy_context().run, _in_thread, handler.function, positional, named)
         return asyncio.get_running_loop().run_in_executor(self._threads, call)
 
     def _context(self, delivery: Delivery, handler: Handler) -> Context:
         deadline = None
         if handler.timeout is not None:
             deadline = datetime.now(UTC) + timedelta(seconds=handler.timeout)
-        return Context(delivery, self._agent.state, self._around.publish, self._reply_now, deadline)
 
-    async def _reply_now(self, message: Message, body: Any) -> None:
-        await self._around.answer(message, body, None)
+        async def reply(message: Message, body: Any) -> None:
+            await self._around.answer(message, body, None)
+            delivery.answered = True
+
+        return Context(delivery, self._agent.state, self._around.publish, reply, deadline)
 
 
 def _with_options(policy: Retry, message: Message) -> Retry:
@@ -214,6 +256,14 @@ def _with_options(policy: Retry, message: Message) -> Retry:
     except ValueError as error:
         _logger.warning("delivery options of %s are ignored: %s", message.message_id, error)
         return policy
+
+
+def _in_thread(function: Callable[..., Any], positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    try:
+        return function(*positional, **named)
+    except StopIteration as error:
+        # A future cannot carry it: whoever awaits would wait for ever.
+        raise RuntimeError("the handler raised StopIteration") from error
 
 
 async def _around(middleware: Middleware, call_next: CallNext, delivery: Delivery) -> Any:

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
-from agentbus.errors import ConfigurationError
-from agentbus.message.codec import validate_content
+from agentbus.errors import ConfigurationError, InvalidValue
+from agentbus.message.codec import check_annotation, validate_content
 from agentbus.message.message import Message
 from agentbus.message.policy import Retry
 from agentbus.receive.context import Context
 from agentbus.receive.delivery import Delivery
 
+#: Takes one parameter's value from a delivery: (delivery, maker of contexts).
+Extractor = Callable[..., Any]
 #: Builds the arguments of one call.
 Arguments = Callable[[Delivery, "Callable[[Delivery], Context]"], tuple[tuple[Any, ...], dict[str, Any]]]
 
@@ -24,7 +26,8 @@ class Handler:
 
     function: Callable[..., Any]
     message_type: str
-    retry: Retry
+    #: None: the policy of the address, else the agent's.
+    retry: Retry | None
     #: Seconds; None = no limit.
     timeout: float | None
     #: False: a plain function, run in a thread.
@@ -37,49 +40,56 @@ class Handler:
 def bind(
     function: Callable[..., Any],
     message_type: str,
-    retry: Retry,
+    retry: Retry | None,
     timeout: float | None,
     body: type[Any] | None,
 ) -> Handler:
     """Return the handler for a function; raises `ConfigurationError` when its parameters make no sense."""
-    hints = _hints(function)
-    positional: list[Callable[..., Any]] = []
-    named: dict[str, Callable[..., Any]] = {}
-    bodies = 0
-    plain = True
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise ConfigurationError(f"handler {_name(function)}: *{name} cannot be filled")
-        annotation = hints.get(name)
-        extractor = _SPECIAL.get(annotation) if isinstance(annotation, type) else None
-        if extractor is None:
-            bodies += 1
-            if bodies > 1:
-                raise ConfigurationError(
-                    f"handler {_name(function)}: {name!r} would be a second body; annotate it as Context, "
-                    "Message or Delivery"
-                )
-            extractor = _body_extractor(annotation if annotation is not None else body)
-            plain = plain and extractor is _content
-        else:
-            plain = False
-        if parameter.kind is parameter.KEYWORD_ONLY:
-            named[name] = extractor
-        else:
-            positional.append(extractor)
+    positional, named = _extractors(function, body)
     return Handler(
         function,
         message_type,
         retry,
         timeout,
         inspect.iscoroutinefunction(function)
-        or inspect.iscoroutinefunction(getattr(function, "__call__", None)),
-        _builder(tuple(positional), named),
-        takes_content_only=plain and len(positional) == 1 and not named,
+        or inspect.iscoroutinefunction(vars(type(function)).get("__call__")),
+        _builder(positional, named),
+        takes_content_only=positional == (_content,) and not named,
     )
 
 
-def _builder(positional: tuple[Callable[..., Any], ...], named: dict[str, Callable[..., Any]]) -> Arguments:
+def _extractors(
+    function: Callable[..., Any], body: type[Any] | None
+) -> tuple[tuple[Extractor, ...], dict[str, Extractor]]:
+    """Return how to fill each parameter: positional ones in order, keyword-only ones by name."""
+    hints = _hints(function)
+    positional: list[Extractor] = []
+    named: dict[str, Extractor] = {}
+    body_name: str | None = None
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise ConfigurationError(f"handler {_name(function)}: *{name} cannot be filled")
+        annotation = hints.get(name)
+        extractor = _SPECIAL.get(annotation) if isinstance(annotation, type) else None
+        if extractor is None:
+            if body_name is not None:
+                raise ConfigurationError(
+                    f"handler {_name(function)}: {name!r} would be a second body beside {body_name!r}; "
+                    "annotate it as Context, Message or Delivery"
+                )
+            body_name = name
+            try:
+                extractor = _body_extractor(annotation if annotation is not None else body)
+            except InvalidValue as error:
+                raise ConfigurationError(f"handler {_name(function)}: {name!r}: {error}") from error
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            named[name] = extractor
+        else:
+            positional.append(extractor)
+    return tuple(positional), named
+
+
+def _builder(positional: tuple[Extractor, ...], named: dict[str, Extractor]) -> Arguments:
     def build(
         delivery: Delivery, context: Callable[[Delivery], Context]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -95,9 +105,11 @@ def _content(delivery: Delivery, context: Any) -> Any:
     return delivery.message.content
 
 
-def _body_extractor(annotation: Any) -> Callable[..., Any]:
+def _body_extractor(annotation: Any) -> Extractor:
     if annotation is None or annotation is Any:
         return _content
+    # A type that cannot be validated is told where it is written, not with every message.
+    check_annotation(annotation)
 
     def validated(delivery: Delivery, context: Any) -> Any:
         return validate_content(delivery.message.content, annotation)
@@ -105,7 +117,7 @@ def _body_extractor(annotation: Any) -> Callable[..., Any]:
     return validated
 
 
-_SPECIAL: dict[Any, Callable[..., Any]] = {
+_SPECIAL: dict[Any, Extractor] = {
     Context: lambda delivery, context: context(delivery),
     Message: lambda delivery, context: delivery.message,
     Delivery: lambda delivery, context: delivery,

@@ -18,15 +18,22 @@ from dataclasses import dataclass
 from agentbus.broker.connection import Broker
 from agentbus.broker.inbox import Inbox, RawEntry
 from agentbus.broker.keys import SOURCES, addresses
-from agentbus.errors import BrokerError, BrokerUnavailable
+from agentbus.errors import (
+    BrokerError,
+    BrokerOutOfMemory,
+    BrokerRefused,
+    BrokerUnavailable,
+    StaleDelivery,
+)
 from agentbus.events import Events
+from agentbus.message.address_policy import Policy
 from agentbus.message.backoff import Backoff
 from agentbus.message.durations import seconds
 from agentbus.receive.agent import Agent
 from agentbus.receive.audit import Audit
 from agentbus.receive.delivery import Delivery, Source
 from agentbus.receive.execution import Execution
-from agentbus.receive.housekeeping import Housekeeper, Nudges, Told
+from agentbus.receive.housekeeping import NO_POLICY, Housekeeper, Nudges, Told, read_policy
 from agentbus.receive.intake import Intake
 from agentbus.receive.lease import Heart, Lease, clock
 from agentbus.receive.outcome import RELEASED
@@ -83,9 +90,8 @@ class Incarnation:
         self.lease = Lease(
             self.consumer, inboxes, seconds(settings.lease, "lease"), _stall_limit(agent), self._lose
         )
-        prefetch = settings.prefetch if runners else 0
         self.workload = Workload(
-            max(1, runners), prefetch, seconds(settings.prefetch_below, "prefetch_below"), grounds.gate
+            runners, settings.prefetch, seconds(settings.prefetch_below, "prefetch_below"), grounds.gate
         )
         self.settler = Settler(self.consumer, self._sources, execution, grounds.events, self._lose)
         self.intake = Intake(
@@ -98,19 +104,27 @@ class Incarnation:
             for inbox in inboxes
         }
         self._nudges = Nudges(grounds.broker, list(self.housekeepers.values()))
+        self._policies: dict[str, Policy] = {}
         self._runners: list[asyncio.Task[None]] = []
         self._children: list[asyncio.Task[None]] = []
         self._reader: asyncio.Task[None] | None = None
 
     # --- life ---
 
-    async def join(self) -> None:
-        """Become known at every address."""
+    async def join(self) -> list[str]:
+        """Become known at every address; returns those that nobody had served before."""
+        unserved = []
         for inbox in self.lease.inboxes:
-            await self._grounds.broker.execute("SADD", addresses(self._grounds.prefix), inbox.address)
+            # A full server refuses this, and must be drained all the same; it is repeated each minute.
+            with contextlib.suppress(BrokerOutOfMemory):
+                await self._grounds.broker.execute("SADD", addresses(self._grounds.prefix), inbox.address)
+            self._policies[inbox.address] = await read_policy(inbox, self._grounds.events)
             sent_at = clock()
             joined = await inbox.join(self.consumer)
             self.lease.answered(sent_at, joined.server_ms)
+            if not joined.served_before:
+                unserved.append(inbox.address)
+        return unserved
 
     async def live(self, stop: asyncio.Event, ready: Callable[[], None]) -> None:
         """Work until ``stop`` is set or the lease is lost; a child that fails ends all of it."""
@@ -198,7 +212,8 @@ class Incarnation:
             # Unfinished handlers are cancelled; each releases its message (see _run_one).
             for runner in self._runners:
                 runner.cancel()
-            await asyncio.wait(self._runners, timeout=1.0)
+            if self._runners:
+                await asyncio.wait(self._runners, timeout=1.0)
         self._give_back([delivery for delivery in self._held() if not delivery.settled])
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(2.0, min(patience, 10.0))):
@@ -221,6 +236,10 @@ class Incarnation:
         deliveries = []
         for entry in entries:
             source = self._by_place[inbox, entry.source]
+            if entry.entry_id in source.held:
+                # After a failover to an older state of the group the same entry is handed out again. It is
+                # in work here, and its settlement will end it.
+                continue
             delivery = Delivery(source, entry, now, self.settler)
             source.held[entry.entry_id] = delivery
             deliveries.append(delivery)
@@ -257,9 +276,11 @@ class Incarnation:
         begun = time.perf_counter()
         try:
             if delivery.suspect:
-                await self._mark_started(delivery)
+                await self.mark_started(delivery)
             outcome = await self._execution.run(delivery)
             self.settler.settle(delivery, outcome)
+        except StaleDelivery as error:
+            self._lose(str(error))
         except asyncio.CancelledError:
             # A stop that could wait no longer: hand the message back, nothing spent. After a fence the
             # settler refuses, and the others have it already.
@@ -269,15 +290,19 @@ class Incarnation:
         finally:
             self.workload.finished(delivery, time.perf_counter() - begun)
 
-    async def _mark_started(self, delivery: Delivery) -> None:
+    async def mark_started(self, delivery: Delivery) -> None:
         """Charge this one, and not its neighbours, if the process dies now."""
         backoff = Backoff()
         while True:
             try:
                 await delivery.source.inbox.mark_started(self.consumer, delivery.entry)
                 return
-            except BrokerUnavailable:
+            except (BrokerUnavailable, BrokerOutOfMemory):
                 await asyncio.sleep(backoff.next_pause())
+            except BrokerRefused as error:
+                # Without the mark a death charges nobody; that is better than not running it at all.
+                self._grounds.events.emit("settlement_refused", delivery.address, str(error))
+                return
 
     # --- watching itself ---
 
@@ -302,6 +327,10 @@ class Incarnation:
             with contextlib.suppress(BrokerError):
                 names = [inbox.address for inbox in self.lease.inboxes]
                 await self._grounds.broker.execute("SADD", addresses(self._grounds.prefix), *names)
+
+    def policy(self, address: str) -> Policy:
+        """The policy of an address, as it was when this consumer joined."""
+        return self._policies.get(address, NO_POLICY)
 
     def siblings(self, address: str) -> int:
         """How many instances serve an address."""

@@ -94,6 +94,7 @@ class Intake:
         """Drop the connection under the reader: it hears nothing although there is work."""
         self._events.emit("rebuilt", self._inboxes[0].address, "work waits and none arrives; new connection")
         self.last_arrival = asyncio.get_running_loop().time()
+        self._client_id = None
         await self._link.close()
 
     # --- steps ---
@@ -126,6 +127,8 @@ class Intake:
             self._parked = False
         for index, entry in taken:
             self._arrived(self._inboxes[index], (entry,))
+        # The handler begins before the next fetch leaves: sending takes as long as all of its way here.
+        await asyncio.sleep(0)
 
     def _arrived(self, inbox: Inbox, entries: Sequence[RawEntry]) -> None:
         self.last_arrival = asyncio.get_running_loop().time()

@@ -131,8 +131,8 @@ class Heart:
             self._ticker.cancel()
             self._ticker = None
 
-    def stop(self) -> None:
-        """End the thread."""
+    async def stop(self) -> None:
+        """End the thread and wait for it."""
         self._stopping.set()
         if self._thread_loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: the thread has ended by itself
@@ -141,7 +141,8 @@ class Heart:
             self._ticker.cancel()
             self._ticker = None
         if self._thread is not None:
-            self._thread.join(timeout=5.0)
+            # Not in this loop: a beat that waits for a stopped broker would hold everything up.
+            await asyncio.to_thread(self._thread.join, 5.0)
             self._thread = None
 
     def _tick(self) -> None:

@@ -28,6 +28,7 @@ class PulledDelivery(Delivery):
         self._inner = inner
         self.source, self.entry, self.arrived = inner.source, inner.entry, inner.arrived
         self.state, self.message, self._settler = inner.state, inner.message, inner._settler
+        self.answered = inner.answered
 
     @property
     def outcome(self) -> Any:  # type: ignore[override]
@@ -49,7 +50,6 @@ class Puller:
     def __init__(self, subscriber: Subscriber, events: Events) -> None:
         self._subscriber = subscriber
         self._events = events
-        self._timeout = seconds(subscriber.agent.settings.pulled_timeout, "pulled_timeout")
         self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -97,6 +97,8 @@ class Puller:
                 continue
             ended = self._subscriber.execution.open(inner)
             if ended is None:
+                if inner.suspect:
+                    await incarnation.mark_started(inner)
                 return self._hand_out(incarnation, inner)
             await self._subscriber.execution.answer(inner, ended)
             incarnation.settler.settle(inner, ended)
@@ -126,7 +128,8 @@ class Puller:
         pulled = PulledDelivery(inner)
         loop = asyncio.get_running_loop()
         finished = _Finish(incarnation, inner)
-        limit = loop.call_later(self._timeout, self._timed_out, inner, finished)
+        timeout = self._patience(inner.address)
+        limit = loop.call_later(timeout, self._timed_out, inner, finished, timeout)
         finished.limit = limit
         inner.on_settled = finished.done
 
@@ -137,9 +140,15 @@ class Puller:
         weakref.finalize(pulled, dropped).atexit = False
         return pulled
 
-    def _timed_out(self, inner: Delivery, finished: _Finish) -> None:
+    def _patience(self, address: str) -> float:
+        """Seconds a delivery may stay unsettled: the address's policy, else the agent's setting."""
+        declared = self._subscriber.policy(address).acknowledgement_timeout
+        chosen = self._subscriber.agent.settings.pulled_timeout if declared is None else declared
+        return seconds(chosen, "pulled_timeout")
+
+    def _timed_out(self, inner: Delivery, finished: _Finish, timeout: float) -> None:
         if inner.outcome is None and not inner.revoked:
-            error = TimeoutError(f"not settled within {readable(self._timeout)}")
+            error = TimeoutError(f"not settled within {readable(timeout)}")
             finished.incarnation.settler.settle(inner, self._subscriber.execution.failed(inner, error))
             finished.done()
 

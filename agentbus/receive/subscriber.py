@@ -7,12 +7,14 @@ from collections.abc import Sequence
 
 from agentbus.broker.inbox import Inbox
 from agentbus.errors import AgentBusError, BrokerUnavailable, MalformedMessage
+from agentbus.message.address_policy import Policy
 from agentbus.message.backoff import Backoff
 from agentbus.message.codec import decode
 from agentbus.receive.agent import Agent
 from agentbus.receive.context import Publish
 from agentbus.receive.delivery import Answer
 from agentbus.receive.execution import Execution, Surroundings
+from agentbus.receive.housekeeping import NO_POLICY
 from agentbus.receive.incarnation import Grounds, Incarnation
 from agentbus.receive.outcome import Kind, Outcome
 
@@ -27,9 +29,16 @@ class Subscriber:
         self._stop = asyncio.Event()
         self.ready = asyncio.Event()
         self._incarnation: Incarnation | None = None
+        self._joined_before = False
         self.execution = Execution(
             agent,
-            Surroundings(publish=publish, answer=answer, server_ms=self._server_ms, siblings=self._siblings),
+            Surroundings(
+                publish=publish,
+                answer=answer,
+                server_ms=self._server_ms,
+                siblings=self._siblings,
+                policy=self.policy,
+            ),
         )
 
     @property
@@ -49,24 +58,37 @@ class Subscriber:
         count = self.agent.concurrency if runners is None else runners
         try:
             while not self._stop.is_set():
-                self._incarnation = Incarnation(
-                    self.agent, self._grounds, self.execution, self._tell_dead, count
-                )
-                if await self._join(self._incarnation):
+                if await self._join(count):
+                    assert self._incarnation is not None
                     await self._live(self._incarnation)
         finally:
             self.execution.close()
 
-    async def _join(self, incarnation: Incarnation) -> bool:
-        """Join as soon as the broker can be reached; False when stopped before."""
+    async def _join(self, runners: int) -> bool:
+        """Join as soon as the broker can be reached; False when stopped before.
+
+        Under a new name each time: a join whose reply was lost has taken the old one.
+        """
         backoff = Backoff()
         while not self._stop.is_set():
+            incarnation = Incarnation(self.agent, self._grounds, self.execution, self._tell_dead, runners)
             try:
-                await incarnation.join()
-                return True
+                unserved = await incarnation.join()
             except BrokerUnavailable:
                 await asyncio.sleep(backoff.next_pause())
+                continue
+            self._report_lost_data(unserved)
+            self._incarnation = incarnation
+            return True
         return False
+
+    def _report_lost_data(self, unserved: Sequence[str]) -> None:
+        """An address that this process has served and the broker does not know was lost with its data."""
+        for address in unserved if self._joined_before else ():
+            self._grounds.events.emit(
+                "data_lost", address, "the broker has forgotten that it was ever served"
+            )
+        self._joined_before = True
 
     async def _live(self, incarnation: Incarnation) -> None:
         try:
@@ -75,7 +97,7 @@ class Subscriber:
             # One failed child ended the others; the user wants its error, not the group around it.
             _, rest = group.split(asyncio.CancelledError)
             if rest is not None:
-                raise _first(rest) from group
+                raise first_error(rest) from group
             raise
 
     async def _tell_dead(self, inbox: Inbox, texts: Sequence[bytes]) -> None:
@@ -100,11 +122,15 @@ class Subscriber:
         assert self._incarnation is not None
         return self._incarnation.lease.server_ms()
 
+    def policy(self, address: str) -> Policy:
+        """The declared policy of an address this subscriber serves."""
+        return self._incarnation.policy(address) if self._incarnation is not None else NO_POLICY
+
     def _siblings(self, address: str) -> int:
         return self._incarnation.siblings(address) if self._incarnation is not None else 1
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return the first error inside nested groups."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):

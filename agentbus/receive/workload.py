@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Iterable
 
@@ -24,7 +25,7 @@ class Workload:
 
     Work is taken only for free runners. While handlers are fast, ``prefetch`` more may wait here, since a
     round trip would cost more than the handler; behind a slow handler nothing waits, because nobody else
-    could take it.
+    could take it. With no runners at all (deliveries are pulled) what callers wait for is taken.
     """
 
     def __init__(self, runners: int, prefetch: int, prefetch_below: float, gate: SuspectGate) -> None:
@@ -37,9 +38,11 @@ class Workload:
         self._idle: deque[asyncio.Future[None]] = deque()
         self._room = asyncio.Event()
         self._room.set()
+        self._interrupted = False
         # Unknown handlers count as slow until they have shown otherwise.
         self._average_seconds = max(1.0, prefetch_below)
         self._finished_once = False
+        self._last_finish = 0.0
         self.running = 0
 
     @property
@@ -50,20 +53,30 @@ class Workload:
     @property
     def wanted(self) -> int:
         """How many more messages to take now; 0 = none."""
-        fast = self._average_seconds < self._prefetch_below
+        if self._runners == 0:
+            return max(0, sum(not waiter.done() for waiter in self._idle) - self.waiting)
+        fast = self._fast
         window = self._runners + (self._prefetch if fast else 0)
         room = window - self.waiting - self.running
         # Small refills would cost a round trip each while fast handlers drain a large window.
         return room if room > 0 and (not fast or room * 2 >= window or room >= 64) else 0
 
+    @property
+    def _fast(self) -> bool:
+        """Whether prefetching pays: handlers have been fast, and not all of them have stood still since."""
+        if self._average_seconds >= self._prefetch_below:
+            return False
+        return self.running < self._runners or time.monotonic() - self._last_finish < self._prefetch_below * 5
+
     async def wait_room(self) -> None:
-        """Wait until more may be taken."""
-        while self.wanted == 0:
+        """Wait until more may be taken, or until `interrupt`."""
+        while self.wanted == 0 and not self._interrupted:
             self._room.clear()
             await self._room.wait()
 
     def interrupt(self) -> None:
-        """Let `wait_room` look again."""
+        """End `wait_room` now and from now on: a stop must not wait until a long handler makes room."""
+        self._interrupted = True
         self._room.set()
 
     def add(self, deliveries: Iterable[Delivery]) -> None:
@@ -87,11 +100,22 @@ class Workload:
         """Wait until there may be something to take."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._idle.append(waiter)
-        await waiter
+        if self._runners == 0:
+            self._room.set()
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter in self._idle:
+                self._idle.remove(waiter)
+            else:
+                # It was told of work that it will not take: tell the next one.
+                self._wake_runners()
+            raise
 
     def finished(self, delivery: Delivery, seconds: float) -> None:
         """A runner is done with a delivery that took it ``seconds``."""
         self.running -= 1
+        self._last_finish = time.monotonic()
         if self._finished_once:
             self._average_seconds += (seconds - self._average_seconds) * _NEWEST
         else:
@@ -100,6 +124,9 @@ class Workload:
         if delivery.suspect:
             self._gate.running = False
             self._wake_runners()
+        self._tell_room()
+
+    def _tell_room(self) -> None:
         if not self._room.is_set() and self.wanted:
             self._room.set()
 
@@ -110,16 +137,19 @@ class Workload:
         if late:
             self._ready = deque(item for item in self._ready if item.arrived >= arrived_before)
             self._suspects = deque(item for item in self._suspects if item.arrived >= arrived_before)
+            # Without this a reader that waits for room would stay deaf where nothing else makes room.
+            self._tell_room()
         return late
 
     def take_excess(self) -> list[Delivery]:
         """Remove and return what came beyond the free runners while nothing may wait here."""
-        if self._average_seconds < self._prefetch_below:
+        if self._runners == 0 or self._fast:
             return []
         free = max(0, self._runners - self.running)
         excess: list[Delivery] = []
         while len(self._ready) > free:
             excess.append(self._ready.pop())
+        self._tell_room()
         return excess
 
     def _wake_runners(self) -> None:

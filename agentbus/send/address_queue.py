@@ -24,7 +24,7 @@ from agentbus.errors import (
 from agentbus.events import Events
 from agentbus.message.backoff import Backoff
 from agentbus.message.durations import milliseconds
-from agentbus.message.policy import Durability
+from agentbus.message.policy import Durability, check_durability
 from agentbus.send.buffer import Buffer
 from agentbus.send.envelope import wants_disk
 from agentbus.send.stored import Stored, Waiting
@@ -258,7 +258,7 @@ class AddressQueue:
             ]
         confirm: dict[Durability, list[tuple[Waiting, Stored]]] = {}
         for part, result in zip(batch.parts, results, strict=True):
-            level = self._level_wanted(part, result)
+            level = self._level_wanted(part, result, answer.durability)
             if level == "stream" or isinstance(result, Exception):
                 part.answer(result)
             else:
@@ -268,15 +268,16 @@ class AddressQueue:
             self._barriers.add(task)
             task.add_done_callback(self._barriers.discard)
 
-    def _level_wanted(self, part: Waiting, result: Stored | Exception) -> Durability:
+    def _level_wanted(self, part: Waiting, result: Stored | Exception, policy: str) -> Durability:
+        """Return what to wait for: the message's own level, the address's, or that of its priority."""
         outgoing = part.outgoing
-        if outgoing.durability is None and outgoing.lane >= 2:
-            return "stream"
         if isinstance(result, Exception):
             return "stream"
-        if wants_disk(outgoing):
-            return "disk" if self._durabilities.may_reach_disk else "stream"
-        return outgoing.durability or "stream"
+        if outgoing.durability is not None:
+            return outgoing.durability
+        if policy:
+            return check_durability(policy)
+        return "disk" if wants_disk(outgoing) and self._durabilities.may_reach_disk else "stream"
 
     async def _confirm(self, level: Durability, parts: list[tuple[Waiting, Stored]]) -> None:
         """Wait for a level of durability without holding up the next batch."""

@@ -41,6 +41,8 @@ class PublishOptions(TypedDict, total=False):
     strict: bool
     #: How often and how fast this message is tried again; wins over the handler's own.
     retry: Retry
+    #: False: settled before it is handled, so that it runs at most once.
+    require_ack: bool
     #: How long to wait for the broker, in all.
     deadline: Duration
     #: What the sender knew when it wrote the body.
@@ -145,8 +147,8 @@ def _fill(envelope: dict[str, Any], options: PublishOptions) -> None:
     envelope["priority"] = options.get("priority", "normal")
     if "ttl" in options:
         envelope["ttl"] = seconds(options["ttl"], "ttl")
-    if "retry" in options:
-        envelope["delivery"] = _delivery(options["retry"])
+    if "retry" in options or "require_ack" in options:
+        envelope["delivery"] = _delivery(options)
     for name in _COPIED:
         value = options.get(name)
         if value is not None:
@@ -157,14 +159,19 @@ def _fill(envelope: dict[str, Any], options: PublishOptions) -> None:
         envelope["trace"] = dict(options["trace"])
 
 
-def _delivery(retry: Retry) -> dict[str, Any]:
-    if not isinstance(retry, Retry):
-        raise InvalidValue("retry", f"must be a Retry, not {retry!r}")
-    return {
-        "max_retries": retry.max_retries,
-        "retry_delay": seconds(retry.retry_delay, "retry_delay"),
-        "when_exhausted": retry.when_exhausted,
-    }
+def _delivery(options: PublishOptions) -> dict[str, Any]:
+    """Return the options that the receiver obeys when it settles."""
+    delivery: dict[str, Any] = {}
+    if "require_ack" in options:
+        delivery["require_ack"] = bool(options["require_ack"])
+    if "retry" in options:
+        retry = options["retry"]
+        if not isinstance(retry, Retry):
+            raise InvalidValue("retry", f"must be a Retry, not {retry!r}")
+        delivery["max_retries"] = retry.max_retries
+        delivery["retry_delay"] = seconds(retry.retry_delay, "retry_delay")
+        delivery["when_exhausted"] = retry.when_exhausted
+    return delivery
 
 
 def _script_option(sender: Sender, message_id: str, options: PublishOptions) -> dict[str, Any] | None:

@@ -21,6 +21,7 @@ from agentbus.message.message import ENVELOPE_VERSION, Message
 from agentbus.message.topics import Topic
 from agentbus.send.envelope import AnyTopic, PublishOptions, Sender
 from agentbus.send.publisher import Publisher
+from agentbus.send.stored import Stored
 
 #: The type of an answer, and of the word that there will be none.
 REPLY, FAILURE = "reply", "failure"
@@ -72,11 +73,7 @@ class Requests:
         finally:
             del self._open[reply_to]
         if message.message_type == FAILURE:
-            problem = message.content or {}
-            raise RequestFailed(
-                f"request {stored.message_id} to {topic}: {problem.get('detail') or problem.get('reason')}",
-                reason=str(problem.get("reason", "failed")),
-            )
+            raise _failure(message, topic, stored)
         return message.content if reply is None else validate_content(message.content, reply)
 
     async def close(self) -> None:
@@ -138,6 +135,14 @@ class Requests:
             )
             return
         waiting.set_result(message)
+
+
+def _failure(message: Message, topic: AnyTopic, stored: Stored) -> RequestFailed:
+    problem = message.content if isinstance(message.content, dict) else {}
+    reason = str(problem.get("reason", "failed"))
+    return RequestFailed(
+        f"request {stored.message_id} to {topic}: {problem.get('detail') or reason}", reason=reason
+    )
 
 
 class Answers:

@@ -355,6 +355,22 @@ async def test_a_hanging_server_is_reported_and_ended_only_by_force(
     assert not lives(running.pid)
 
 
+async def test_a_server_that_lost_its_keeper_and_hangs_keeps_others_from_its_data_until_forced(
+    folder: Path, default_server: ServerBinary
+) -> None:
+    settings = EmbeddedSettings(folder, default_server.path)
+    running = await ensure_running(settings)
+    os.kill(running.pid, signal.SIGSTOP)
+    os.kill(running.keeper_pid, signal.SIGKILL)
+
+    with pytest.raises(BrokerUnavailable, match="does not answer"):
+        await ensure_running(EmbeddedSettings(folder, default_server.path, start_seconds=0.5))
+    assert servers_of(running.folder) == [running.pid]
+    await stop(settings, force=True)
+
+    assert not lives(running.pid)
+
+
 async def test_a_folder_with_a_long_name_works(folder: Path, each_server: ServerBinary) -> None:
     settings = EmbeddedSettings(folder / ("long name " * 12).strip(), each_server.path)
     running = await ensure_running(settings)

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import agentbus
-
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -123,7 +121,6 @@ def test_a_run_that_asks_for_nothing_starts_nothing(tmp_path: Path) -> None:
     assert "1 passed" in finished.stdout, finished.stdout + finished.stderr
 
 
-@pytest.mark.skipif(not hasattr(agentbus, "Bus"), reason="this build has no Bus")
 def test_the_bus_is_open_and_each_test_begins_without_keys(tmp_path: Path, each_server: ServerBinary) -> None:
     finished = run_tests(tmp_path, USES_BUS, AGENTBUS_TEST_SERVER=str(each_server.path))
 

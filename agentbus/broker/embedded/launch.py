@@ -47,7 +47,7 @@ def launch_keeper(settings: EmbeddedSettings, places: Places, deadline: float) -
     """
     binary = find_server(settings.server)
     _put_long_log_aside(places.log)
-    with open(places.log, "ab", opener=_for_the_user_alone) as log:  # noqa: PTH123 - Path has no opener
+    with open(places.log, "ab", opener=_for_the_user_alone) as log:
         before = log.tell()
         keeper = subprocess.Popen(
             program_command("keeper", _plan(settings, places, binary)),

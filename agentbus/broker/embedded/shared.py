@@ -15,7 +15,7 @@ import signal
 import socket as sockets
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote
@@ -100,8 +100,7 @@ def _stop(settings: EmbeddedSettings, force: bool) -> RunningBroker | None:
             return None
         if not force:
             _refuse_if_used(state)
-        _end(places, state)
-        _wait_until_gone(places, deadline)
+        _end(places, state, deadline)
         return _describe(places, state)
 
 
@@ -128,29 +127,38 @@ def _other_clients(listing: str) -> tuple[ConnectedClient, ...]:
     return tuple(clients)
 
 
-def _end(places: Places, state: dict[str, Any]) -> None:
+def _end(places: Places, state: dict[str, Any], deadline: float) -> None:
+    ordered = _order_shutdown(state)
+    if not ordered and state.get("host") != sockets.gethostname():
+        # The process ids mean something on that machine only.
+        raise _not_answering(places)
+    while not (_is_free(places.keeper_lock) and _is_free(places.data_lock)):
+        if time.monotonic() >= deadline:
+            raise BrokerUnavailable(f"The broker of {places.folder} did not end in time; see {places.log}.")
+        if not ordered:
+            _end_holders(places, state)
+        time.sleep(_POLL_SECONDS)
+
+
+def _order_shutdown(state: dict[str, Any]) -> bool:
     try:
         with ServerLine(state["socket"], name=CONTROL_NAME, timeout=1.0) as line:
             line.ask("SHUTDOWN")
     except ConnectionResetError:
-        return  # it hung up, as ordered; its keeper sees a clean end and leaves
+        return True  # it hung up, as ordered; its keeper sees a clean end and leaves
     except (OSError, ServerSaidNo):
-        if state.get("host") != sockets.gethostname():
-            # The process ids mean something on that machine only.
-            raise _not_answering(places) from None
-    # The ids are of living processes: each holds its lock, and wrote or caused the state file. A keeper
-    # asks its server first and kills it if it hangs; a server without one can only be killed.
-    if _is_free(places.keeper_lock):
-        os.kill(state["pid"], signal.SIGKILL)
-    else:
-        os.kill(state["keeper_pid"], signal.SIGTERM)
+        return False
+    return False
 
 
-def _wait_until_gone(places: Places, deadline: float) -> None:
-    while not (_is_free(places.keeper_lock) and _is_free(places.data_lock)):
-        if time.monotonic() >= deadline:
-            raise BrokerUnavailable(f"The broker of {places.folder} did not end in time; see {places.log}.")
-        time.sleep(_POLL_SECONDS)
+def _end_holders(places: Places, state: dict[str, Any]) -> None:
+    # A lock that is held proves that the process which wrote down its id lives. A keeper asks its server
+    # to end and kills it if it hangs; a server that has lost its keeper can only be killed.
+    with suppress(ProcessLookupError, ValueError):
+        if _is_free(places.keeper_lock):
+            os.kill(state["pid"], signal.SIGKILL)
+        else:
+            os.kill(int(places.keeper_lock.read_text()), signal.SIGTERM)
 
 
 def _read_state(places: Places) -> dict[str, Any] | None:

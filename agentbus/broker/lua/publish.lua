@@ -4,13 +4,13 @@
 -- Stores one frozen batch of one publisher.
 --
 -- KEYS   1 producer record   2 ledger   3 lanes   4 due   5 delayed   6 dead
---        7 keys:0   8 keys:1   9 keys:due   10..14 lane:critical .. lane:background
+--        7 keys:0   8 keys:1   9 keys:due   10..14 lane:critical .. lane:background   15 policy
 -- ARGV   1 position of the first message   2 one digit per message: its lane (0 critical .. 4 background)
 --        3 life of the producer record (ms)   4 most unsettled messages   5 window of keys (ms)
 --        6 options: '' or JSON {"<index>": {id, ttl, delay, at, key, digest, strict}} (ms)
 --        7 nudge channel   8 .. the messages (JSON text)
--- Returns {'stored', served, entry id or '!refusal' ...}   each in the order of the messages
---         {'recovered', served, refusals as JSON}         this batch was stored before
+-- Returns {'stored', served, durability by policy or '', entry id or '!refusal' …}   in order of the messages
+--         {'recovered', served, durability, refusals as JSON}   this batch was stored before
 --         {'gap', last}                                   positions are missing or repeated; nothing written
 --
 -- Atomic because the record, the entries and the counters must tell the same story: a lost reply is
@@ -25,26 +25,30 @@ local record_ms, limit, window = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local ledger = redis.call('HMGET', KEYS[2], 'served', 'accepted', 'processed', 'expired', 'cancelled',
   'discarded', 'resolved', 'moved')
 local served = ledger[1] and 1 or 0
+local policy = redis.call('HMGET', KEYS[15], 'limit', 'ttl_ms', 'durability')
+limit = tonumber(policy[1]) or limit
+local default_ttl, durability = tonumber(policy[2]), policy[3] or ''
 
 local record = redis.call('GET', KEYS[1])
 local last = 0
 if record then
-  record = cjson.decode(record)
-  last = record.last
-  if record.first == first and record.last == first + count - 1 then
-    return {'recovered', served, record.refused}
+  local recorded_first, recorded_last, refusals = string.match(record, '^(%d+) (%d+) (.*)$')
+  last = tonumber(recorded_last)
+  if tonumber(recorded_first) == first and last == first + count - 1 then
+    return {'recovered', served, durability, refusals}
   end
 end
 if first ~= last + 1 then return {'gap', last} end
 
-local room = limit - (tonumber(ledger[2]) or 0) + redis.call('XLEN', KEYS[6])
+local room = limit - (tonumber(ledger[2]) or 0)
 for i = 3, 8 do room = room + (tonumber(ledger[i]) or 0) end
+if room < count then room = room + redis.call('XLEN', KEYS[6]) end
 
-local now = now_ms()
 local options = ARGV[6] ~= '' and cjson.decode(ARGV[6]) or nil
+local now = (options or default_ttl) and now_ms()
 local refused, any_refused = {}, false
 local added = {0, 0, 0, 0, 0}
-local results = {'stored', served}
+local results = {'stored', served, durability}
 local accepted = 0
 
 -- Idempotency: returns nil to go on, or the refusal ('duplicate <entry>' or 'conflict').
@@ -98,7 +102,8 @@ local function store_special(option, lane, message)
   local seen = seen_key(option)
   if seen then return '!' .. seen end
   local state = {}
-  if option.ttl then state.expires = now + option.ttl end
+  local ttl = option.ttl or default_ttl
+  if ttl then state.expires = now + ttl end
   local due = option.at or (option.delay and now + option.delay)
   if due and due > now then
     if state.expires and option.at and state.expires <= due then return '!expires' end
@@ -116,7 +121,7 @@ end
 
 for i = 1, count do
   local lane = string.byte(digits, i) - 47
-  local option = options and options[tostring(i)]
+  local option = options and options[tostring(i)] or default_ttl and {}
   local stored
   if room <= 0 then
     stored = '!full'
@@ -134,16 +139,16 @@ for i = 1, count do
     accepted = accepted + 1
     room = room - 1
   end
-  results[2 + i] = stored
+  results[3 + i] = stored
 end
 
-redis.call('SET', KEYS[1], cjson.encode({
-  first = first, last = first + count - 1, refused = any_refused and cjson.encode(refused) or '',
-}), 'PX', record_ms)
+redis.call('SET', KEYS[1],
+  string.format('%d %d %s', first, first + count - 1, any_refused and cjson.encode(refused) or ''), 'PX', record_ms)
 if accepted > 0 then redis.call('HINCRBY', KEYS[2], 'accepted', accepted) end
 for lane = 1, 5 do
   if added[lane] > 0 then
     redis.call('HINCRBY', KEYS[2], 'added:' .. NAMES[lane], added[lane])
+    now = now or now_ms()
     -- The index may hold another type by somebody's mistake: it is only an index, the sweep says so.
     redis.pcall('ZADD', KEYS[3], 'NX', now + PRIORITY_ALLOWANCE[lane], NAMES[lane])
   end

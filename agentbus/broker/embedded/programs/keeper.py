@@ -257,6 +257,9 @@ def main() -> None:
     keeper_lock = os.open(plan.keeper_lock, os.O_RDWR | os.O_CREAT, 0o600)
     if not locked(keeper_lock, seconds=_KEEPER_LOCK_SECONDS):
         return tell_starter("taken")
+    # Whoever must end a keeper that has not written its state yet finds it here.
+    os.truncate(keeper_lock, 0)
+    os.write(keeper_lock, str(os.getpid()).encode())
     data_lock = os.open(plan.data_lock, os.O_RDWR | os.O_CREAT, 0o600)
     if not locked(data_lock, seconds=_DATA_LOCK_SECONDS):
         return tell_starter("failed: a server that lost its keeper still holds the data")

@@ -1,0 +1,100 @@
+"""The policy of an address: what holds for its messages unless a message says otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from agentbus.errors import InvalidValue
+from agentbus.message.durations import Duration, milliseconds, seconds
+from agentbus.message.policy import Durability, Retry, WhenExhausted, check_durability
+
+#: handled: a message is settled after its handler. none: before it, so that it is run at most once.
+Acknowledgement = Literal["handled", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Declared once per address and stored with it; what is left out keeps the library's default.
+
+    A message's own options win over the policy, a handler's own retry too.
+    """
+
+    durability: Durability | None = None
+    acknowledgement: Acknowledgement | None = None
+    max_retries: int | None = None
+    retry_delay: Duration | None = None
+    when_exhausted: WhenExhausted | None = None
+    #: How long a pulled delivery may stay unsettled.
+    acknowledgement_timeout: Duration | None = None
+    #: For messages published without one.
+    ttl: Duration | None = None
+    #: Unsettled messages the address may hold.
+    limit: int | None = None
+    #: Ended messages kept per lane, their longest age, and bytes per address.
+    history_messages: int | None = None
+    history_age: Duration | None = None
+    history_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.durability is not None:
+            check_durability(self.durability)
+        if self.acknowledgement is not None and self.acknowledgement not in get_args(Acknowledgement):
+            raise InvalidValue("acknowledgement", f"{self.acknowledgement!r} is not one of handled, none")
+        for name in ("retry_delay", "acknowledgement_timeout", "ttl", "history_age"):
+            value = getattr(self, name)
+            if value is not None:
+                seconds(value, name)
+        for name in ("limit", "history_messages", "history_bytes"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < (name == "limit")):
+                raise InvalidValue(name, f"must be a whole number, not {value!r}")
+        self.retry(Retry())
+
+    def retry(self, default: Retry) -> Retry:
+        """Return ``default`` with what this policy sets."""
+        return Retry(
+            max_retries=default.max_retries if self.max_retries is None else self.max_retries,
+            retry_delay=default.retry_delay if self.retry_delay is None else self.retry_delay,
+            longest_delay=default.longest_delay,
+            shortest_delay=default.shortest_delay,
+            when_exhausted=self.when_exhausted or default.when_exhausted,
+        )
+
+    def to_fields(self) -> dict[str, str]:
+        """Return what is stored: durations in whole milliseconds under ``<name>_ms``."""
+        stored: dict[str, str] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is None:
+                continue
+            if field.name in _DURATIONS:
+                stored[f"{field.name}_ms"] = str(milliseconds(value, field.name))
+            else:
+                stored[field.name] = str(value)
+        return stored
+
+    @classmethod
+    def from_fields(cls, stored: Mapping[str, str]) -> Policy:
+        """Return the policy that was stored; raises `InvalidValue` for one written by hand that is none."""
+        values: dict[str, Any] = {}
+        for field in fields(cls):
+            text = stored.get(f"{field.name}_ms" if field.name in _DURATIONS else field.name)
+            if text is None:
+                continue
+            try:
+                values[field.name] = _parsed(field.name, text)
+            except ValueError as error:
+                raise InvalidValue(field.name, f"is stored as {text!r}, which is no number") from error
+        return cls(**values)
+
+
+_DURATIONS = frozenset(("retry_delay", "acknowledgement_timeout", "ttl", "history_age"))
+_NUMBERS = frozenset(("max_retries", "limit", "history_messages", "history_bytes"))
+
+
+def _parsed(name: str, text: str) -> Any:
+    if name in _DURATIONS:
+        return int(text) / 1000
+    return int(text) if name in _NUMBERS else text
