@@ -45,13 +45,13 @@ def _root(
 
 
 _root.__doc__ = None
-app.command("up")(broker.up)
-app.command("down")(broker.down)
-app.command("pub")(pub.pub)
-app.command("sub")(sub.sub)
-app.command("tail")(tail.tail)
-app.command("inbox")(inbox.inbox)
-app.command("trace")(trace.trace)
-app.command("doctor")(doctor.doctor)
-app.command("run")(run.run_agents)
-app.command("version")(version.version)
+app.command("up", short_help="Start the embedded broker and keep it in view.")(broker.up)
+app.command("down", short_help="Stop the embedded broker.")(broker.down)
+app.command("pub", short_help="Send a message, a request, or many messages.")(pub.pub)
+app.command("sub", short_help="Take messages, as an agent would.")(sub.sub)
+app.command("tail", short_help="Look at messages without taking them.")(tail.tail)
+app.command("inbox", short_help="Show what an inbox holds, and its ledger.")(inbox.inbox)
+app.command("trace", short_help="Show every place and outcome of one message.")(trace.trace)
+app.command("doctor", short_help="Find out what is wrong, and what to do.")(doctor.doctor)
+app.command("run", short_help="Serve agents.")(run.run_agents)
+app.command("version", short_help="Print versions.")(version.version)

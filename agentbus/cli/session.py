@@ -43,6 +43,10 @@ OK, FAILURE, USAGE, NOT_FOUND, UNAVAILABLE, TIMEOUT = range(6)
 _INTERRUPTED = 128 + signal.SIGINT
 _TERMINATED = 128 + signal.SIGTERM
 
+_NO_BROKER = """no broker. Two ways out:
+  - start the embedded one: agentbus up
+  - name a Redis or Valkey server: --url redis://localhost:6379, or AGENTBUS_URL in the environment"""
+
 _CODES: tuple[tuple[type[AgentBusError], int], ...] = (
     (InvalidValue, USAGE),
     (NoSuchAgent, NOT_FOUND),
@@ -123,7 +127,7 @@ def exit_code(error: AgentBusError) -> int:
 def explain(error: AgentBusError) -> str:
     """Return an error for people, with what to do about it."""
     if isinstance(error, BrokerUnavailable) and "available" in str(error):
-        return f"{error}. Is it running, and is --url (or AGENTBUS_URL) right?"
+        return f"{str(error).rstrip('.')}. Is it running, and is --url (or AGENTBUS_URL) right?"
     return str(error)
 
 
@@ -152,7 +156,7 @@ async def find_url(url: str | None) -> str:
     except NoBroker:
         running = await find(embedded_settings())
         if running is None:
-            raise
+            raise NoBroker(_NO_BROKER) from None
         return running.url
 
 
