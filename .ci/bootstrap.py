@@ -30,8 +30,8 @@ GROUPS: dict[str, tuple[str, ...]] = {"run": (), "develop": ("test", "lint", "bu
 #: What hatchling asks for when it builds an editable install, without naming it in its own metadata.
 EDITABLE_BUILD = "editables"
 NO_PIP = (
-    "no pip, virtualenv or uv was found, and this Python cannot make one itself (it has no ensurepip).\n"
-    "  Install one and run make again; on Debian and Ubuntu: apt-get install python3-venv"
+    "this Python has no ensurepip, and neither pip nor virtualenv nor uv was found: install one and run "
+    "make again (Debian and Ubuntu: apt-get install python3-venv)"
 )
 
 
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
         say(str(problem))
         return 1
     except KeyboardInterrupt:
-        say("interrupted; the next make goes on from here")
+        say("interrupted; the next make begins again")
         return 130
     return 0
 
@@ -93,9 +93,11 @@ def prepare(purpose: str) -> None:
     # Removed first and written last: an interrupted set-up is never taken for a finished one.
     for holder in (*GROUPS, "bench"):
         stamp(folder, holder).unlink(missing_ok=True)
-    if not works(folder) or moved(folder):
+    if not works(folder) or moved(folder) or unfinished(folder).exists():
         create(folder)
+    unfinished(folder).touch()
     install(purpose, folder)
+    unfinished(folder).unlink()
     write_stamp(folder, purpose, wanted)
     say(f"{folder.name} is ready after {time.monotonic() - started:.0f} s")
 
@@ -144,6 +146,14 @@ def moved(folder: Path) -> bool:
         return False
 
 
+def unfinished(folder: Path) -> Path:
+    """Return the mark of a running installation.
+
+    One that was killed can leave a package half there, which pip then takes for installed.
+    """
+    return folder / ".installing"
+
+
 def create(folder: Path) -> None:
     """Make an environment with pip in it, by the first way that this machine offers."""
     say(f"making {folder.name} with Python {sys.version.split()[0]}")
@@ -153,7 +163,7 @@ def create(folder: Path) -> None:
     if succeeds(bare):
         for command in pips_elsewhere(folder):
             if succeeds([*command, "--constraint", str(CONSTRAINTS), "pip"]) and works(folder):
-                say(f"this Python has no ensurepip; took pip with {Path(command[0]).name}")
+                say("this Python has no ensurepip; took the pip of this machine")
                 return
     for command in virtualenvs():
         if succeeds([*command, "--clear", "--python", sys.executable, str(folder)]) and works(folder):
@@ -225,9 +235,8 @@ def run_pip(command: list[str]) -> None:
 
 
 def succeeds(command: list[str]) -> bool:
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     try:
-        return subprocess.run(command, **quiet).returncode == 0
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
     except OSError:
         return False
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import hiredis
 import redis.exceptions as driver
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry as DriverRetry
@@ -70,6 +71,13 @@ class ConnectionSettings:
         return f"ConnectionSettings(url={masked(self.url)!r}, client_name={self.client_name!r})"
 
 
+def _packed(arguments: tuple[Argument, ...]) -> bytes:
+    """Return a command as it travels. In C: the driver's asyncio connection packs in Python, argument by
+    argument, which was a third of the time of a small publish."""
+    packed: bytes = hiredis.pack_command(arguments)  # type: ignore[arg-type]
+    return packed
+
+
 def masked(url: str) -> str:
     """Return a URL that can be shown: without its password."""
     password = urlsplit(url).password
@@ -117,7 +125,7 @@ class Link:
         try:
             # One deadline for connecting, writing and reading: a stopped server stalls any of them.
             async with asyncio.timeout(timeout or self._timeout):
-                await self._connection.send_command(*arguments, check_health=False)
+                await self._send(_packed(arguments))
                 return await self._connection.read_response()
         except (driver.RedisError, OSError, TimeoutError) as error:
             raise map_error(error) from error
@@ -127,8 +135,7 @@ class Link:
         replies: list[Any] = []
         try:
             async with asyncio.timeout(self._timeout):
-                packed = self._connection.pack_commands(commands)
-                await self._connection.send_packed_command(packed, check_health=False)
+                await self._send(b"".join([_packed(command) for command in commands]))
                 for _ in commands:
                     try:
                         replies.append(await self._connection.read_response())
@@ -138,11 +145,14 @@ class Link:
             raise map_error(error) from error
         return replies
 
+    async def _send(self, packed: bytes) -> None:
+        await self._connection.send_packed_command(packed, check_health=False)
+
     async def send(self, *arguments: Argument) -> None:
         """Send a command whose replies are read with `read` (SUBSCRIBE)."""
         try:
             async with asyncio.timeout(self._timeout):
-                await self._connection.send_command(*arguments, check_health=False)
+                await self._send(_packed(arguments))
         except (driver.RedisError, OSError, TimeoutError) as error:
             raise map_error(error) from error
 

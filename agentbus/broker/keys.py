@@ -98,7 +98,7 @@ CATALOGUE: tuple[KeyInfo, ...] = (
     KeyInfo(
         f"{_ADDRESS}producer:<id>",
         "string",
-        "The last batch of one publisher: first and last position and the refused ones, as JSON.",
+        "The last batch of one publisher: first and last position, and the refused ones as JSON.",
         "publish",
         "PX: twice the publish deadline and 30 seconds",
     ),

@@ -18,7 +18,13 @@ from dataclasses import dataclass
 from agentbus.broker.connection import Broker
 from agentbus.broker.inbox import Inbox, RawEntry
 from agentbus.broker.keys import SOURCES, addresses
-from agentbus.errors import BrokerError, BrokerUnavailable
+from agentbus.errors import (
+    BrokerError,
+    BrokerOutOfMemory,
+    BrokerRefused,
+    BrokerUnavailable,
+    StaleDelivery,
+)
 from agentbus.events import Events
 from agentbus.message.address_policy import Policy
 from agentbus.message.backoff import Backoff
@@ -105,14 +111,18 @@ class Incarnation:
 
     # --- life ---
 
-    async def join(self) -> None:
-        """Become known at every address."""
+    async def join(self) -> list[str]:
+        """Become known at every address; returns those that nobody had served before."""
+        unserved = []
         for inbox in self.lease.inboxes:
             await self._grounds.broker.execute("SADD", addresses(self._grounds.prefix), inbox.address)
             self._policies[inbox.address] = await read_policy(inbox, self._grounds.events)
             sent_at = clock()
             joined = await inbox.join(self.consumer)
             self.lease.answered(sent_at, joined.server_ms)
+            if not joined.served_before:
+                unserved.append(inbox.address)
+        return unserved
 
     async def live(self, stop: asyncio.Event, ready: Callable[[], None]) -> None:
         """Work until ``stop`` is set or the lease is lost; a child that fails ends all of it."""
@@ -263,6 +273,8 @@ class Incarnation:
                 await self.mark_started(delivery)
             outcome = await self._execution.run(delivery)
             self.settler.settle(delivery, outcome)
+        except StaleDelivery as error:
+            self._lose(str(error))
         except asyncio.CancelledError:
             # A stop that could wait no longer: hand the message back, nothing spent. After a fence the
             # settler refuses, and the others have it already.
@@ -279,8 +291,12 @@ class Incarnation:
             try:
                 await delivery.source.inbox.mark_started(self.consumer, delivery.entry)
                 return
-            except BrokerUnavailable:
+            except (BrokerUnavailable, BrokerOutOfMemory):
                 await asyncio.sleep(backoff.next_pause())
+            except BrokerRefused as error:
+                # Without the mark a death charges nobody; that is better than not running it at all.
+                self._grounds.events.emit("settlement_refused", delivery.address, str(error))
+                return
 
     # --- watching itself ---
 

@@ -29,6 +29,7 @@ class Subscriber:
         self._stop = asyncio.Event()
         self.ready = asyncio.Event()
         self._incarnation: Incarnation | None = None
+        self._joined_before = False
         self.execution = Execution(
             agent,
             Surroundings(
@@ -72,13 +73,22 @@ class Subscriber:
         while not self._stop.is_set():
             incarnation = Incarnation(self.agent, self._grounds, self.execution, self._tell_dead, runners)
             try:
-                await incarnation.join()
+                unserved = await incarnation.join()
             except BrokerUnavailable:
                 await asyncio.sleep(backoff.next_pause())
                 continue
+            self._report_lost_data(unserved)
             self._incarnation = incarnation
             return True
         return False
+
+    def _report_lost_data(self, unserved: Sequence[str]) -> None:
+        """An address that this process has served and the broker does not know was lost with its data."""
+        for address in unserved if self._joined_before else ():
+            self._grounds.events.emit(
+                "data_lost", address, "the broker has forgotten that it was ever served"
+            )
+        self._joined_before = True
 
     async def _live(self, incarnation: Incarnation) -> None:
         try:

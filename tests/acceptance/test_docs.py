@@ -105,8 +105,7 @@ def test_a_program_on_a_page_runs_as_it_stands_there(
     program = tmp_path / (block.title or "program.py")
     program.write_text(block.text)
     if program.name.startswith("test_"):
-        command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", program]
-        finished = home.run_module(command, tmp_path, AGENTBUS_PREFIX=unique("docs"))
+        finished = home.run_pytest(program, tmp_path, AGENTBUS_PREFIX=unique("docs"))
     else:
         finished = home.run_python(program, tmp_path, AGENTBUS_PREFIX=unique("docs"))
     assert (finished.returncode, finished.stderr) == (0, ""), f"{block.place}\n{finished.stdout}"

@@ -32,19 +32,20 @@ local default_ttl, durability = tonumber(policy[2]), policy[3] or ''
 local record = redis.call('GET', KEYS[1])
 local last = 0
 if record then
-  record = cjson.decode(record)
-  last = record.last
-  if record.first == first and record.last == first + count - 1 then
-    return {'recovered', served, durability, record.refused}
+  local recorded_first, recorded_last, refusals = string.match(record, '^(%d+) (%d+) (.*)$')
+  last = tonumber(recorded_last)
+  if tonumber(recorded_first) == first and last == first + count - 1 then
+    return {'recovered', served, durability, refusals}
   end
 end
 if first ~= last + 1 then return {'gap', last} end
 
-local room = limit - (tonumber(ledger[2]) or 0) + redis.call('XLEN', KEYS[6])
+local room = limit - (tonumber(ledger[2]) or 0)
 for i = 3, 8 do room = room + (tonumber(ledger[i]) or 0) end
+if room < count then room = room + redis.call('XLEN', KEYS[6]) end
 
-local now = now_ms()
 local options = ARGV[6] ~= '' and cjson.decode(ARGV[6]) or nil
+local now = (options or default_ttl) and now_ms()
 local refused, any_refused = {}, false
 local added = {0, 0, 0, 0, 0}
 local results = {'stored', served, durability}
@@ -141,13 +142,13 @@ for i = 1, count do
   results[3 + i] = stored
 end
 
-redis.call('SET', KEYS[1], cjson.encode({
-  first = first, last = first + count - 1, refused = any_refused and cjson.encode(refused) or '',
-}), 'PX', record_ms)
+redis.call('SET', KEYS[1],
+  string.format('%d %d %s', first, first + count - 1, any_refused and cjson.encode(refused) or ''), 'PX', record_ms)
 if accepted > 0 then redis.call('HINCRBY', KEYS[2], 'accepted', accepted) end
 for lane = 1, 5 do
   if added[lane] > 0 then
     redis.call('HINCRBY', KEYS[2], 'added:' .. NAMES[lane], added[lane])
+    now = now or now_ms()
     -- The index may hold another type by somebody's mistake: it is only an index, the sweep says so.
     redis.pcall('ZADD', KEYS[3], 'NX', now + PRIORITY_ALLOWANCE[lane], NAMES[lane])
   end

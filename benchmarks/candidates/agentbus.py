@@ -1,0 +1,68 @@
+"""agentbus itself, through its public names only and with its defaults."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from agentbus import Agent, Bus
+
+from ..protocol import Candidate, body
+from ..tuning import AGENTBUS_CONCURRENCY, AGENTBUS_MANY
+from .redis_probe import pending
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+
+class AgentBus(Candidate):
+    """`publish` from many tasks, an agent with one async handler."""
+
+    async def open(self) -> None:
+        self.client = Redis.from_url(self.address)
+        self.bus = Bus(self.address, agent="bench")
+        await self.bus.__aenter__()
+        self.payload = body()
+
+    async def close(self) -> None:
+        await self.bus.__aexit__(None, None, None)
+        await self.client.aclose()
+
+    async def prepare(self, queue: str) -> None:
+        """Nothing: an inbox exists as soon as somebody writes to it."""
+
+    async def publish(self, queue: str) -> None:
+        await self.bus.publish(f"agent.{queue}.task", self.payload)
+
+    async def fill(self, queue: str, count: int) -> None:
+        topic, bodies = f"agent.{queue}.task", [self.payload] * AGENTBUS_MANY
+        for start in range(0, count, AGENTBUS_MANY):
+            await self.bus.publish_many(topic, bodies[: count - start])
+
+    async def unsettled(self, queue: str) -> int:
+        left = 0
+        async for key in self.client.scan_iter(match=f"agentbus:{{agent.{queue}}}:*", _type="stream"):
+            with suppress(ResponseError):  # a stream without the group: outcomes, dead letters
+                left += await pending(self.client, key, "inbox")
+        return left
+
+    @asynccontextmanager
+    async def consuming(self, queue: str, on_message: Callable[[], None]) -> AsyncIterator[None]:
+        agent = Agent(queue, concurrency=AGENTBUS_CONCURRENCY)
+
+        @agent.on("task")
+        async def handle(body: dict[str, str]) -> None:
+            on_message()
+
+        async with self.bus.serving(agent):
+            yield
+
+
+class AgentBusMany(AgentBus):
+    """The same inbox, written by `publish_many`."""
+
+    async def publish_all(self, queue: str, count: int) -> None:
+        await self.fill(queue, count)

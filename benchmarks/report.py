@@ -1,0 +1,173 @@
+"""The report: tables in Markdown, the goals first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import chart, machine
+from .catalogue import AGENTBUS, CATALOGUE, RAW_LATENCY
+from .protocol import BODY_BYTES, PUBLISHERS
+from .results import BOTH_IN, BOTH_OUT, CONSUME, LATENCY, PUBLISH
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .goals import Goal
+    from .results import Results
+    from .runner import Plan
+
+NOTHING = "—"
+TEMPLATE = Path(__file__).with_name("report_template.md")
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], right: bool = True) -> str:
+    """A Markdown table; with `right`, all columns but the first are numbers."""
+    rule = ["---", *(("---:" if right else "---") for _ in head[1:])]
+    lines = [head, rule, *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _rate(results: Results, name: str, measure: str) -> str:
+    spread = results.spread(name, measure)
+    if spread is None:
+        return NOTHING
+    return f"{spread.median:,.0f} ({spread.low:,.0f} to {spread.high:,.0f})"
+
+
+def _times(results: Results, name: str, measure: str) -> str:
+    """How many times as fast agentbus is as this one."""
+    if name == AGENTBUS:
+        return ""
+    ratio = results.ratio((AGENTBUS, measure), (name, measure))
+    return (
+        f"{ratio.median:.2g}x"
+        if ratio and ratio.median < 10
+        else f"{ratio.median:.0f}x"
+        if ratio
+        else NOTHING
+    )
+
+
+def _rates(results: Results, plan: Plan, measures: tuple[str, str], heads: tuple[str, str]) -> str:
+    rows = []
+    for name in plan.candidates:
+        if not any(results.spread(name, measure) for measure in measures):
+            if name in results.failures:
+                rows.append([CATALOGUE[name].title, "left out", "", "left out", ""])
+            continue
+        cells = [
+            cell
+            for measure in measures
+            for cell in (_rate(results, name, measure), _times(results, name, measure))
+        ]
+        rows.append([CATALOGUE[name].title, *cells])
+    head = ["messages per second", heads[0], "agentbus is", heads[1], "agentbus is"]
+    return _table(head, rows)
+
+
+def _latencies(results: Results, plan: Plan) -> str:
+    rows = []
+    for name in plan.candidates:
+        middle, late = results.latency_quantile(name, 0.5), results.latency_quantile(name, 0.99)
+        if middle is None or late is None:
+            continue
+        ratio = results.ratio((name, LATENCY), (RAW_LATENCY, LATENCY))
+        over = f"{ratio.median:.2f}x" if ratio and name != RAW_LATENCY else ""
+        rows.append([CATALOGUE[name].title, f"{middle * 1000:.3f}", f"{late * 1000:.3f}", over])
+    return _table(["milliseconds, publish to handler", "median", "p99", "over raw"], rows)
+
+
+def goals_table(goals: list[Goal]) -> str:
+    """Goal, what was measured, met or missed."""
+    rows = [[goal.text, goal.goal, goal.first_step, goal.measured, goal.met] for goal in goals]
+    return _table(["", "goal", "first step", "measured", ""], rows, right=False)
+
+
+def _backlog(results: Results) -> str:
+    found = results.backlog
+    if found is None:
+        return "Not measured" + (
+            f": {results.failures['backlog']}." if "backlog" in results.failures else "."
+        )
+    rows = [
+        ["memory of a raw entry with the same body", f"{found.raw_bytes:.0f} bytes"],
+        [
+            f"memory of a raw entry with as much text ({found.stored_text_bytes} bytes)",
+            f"{found.raw_envelope_bytes:.0f} bytes",
+        ],
+        ["memory of a waiting message", f"{found.own_bytes:.0f} bytes"],
+        *(
+            [f"{name}: time taken, over an empty inbox", f"{times:.2f}x"]
+            for name, times in found.slowdown.items()
+        ),
+    ]
+    return _table([f"{found.messages:,} waiting messages in one inbox", ""], rows)
+
+
+def _crowd(results: Results) -> str:
+    found = results.crowd
+    if found is None:
+        return "Not measured" + (f": {results.failures['crowd']}." if "crowd" in results.failures else ".")
+    return (
+        f"{found.agents:,} agents in {found.processes} processes sent {found.messages:,} messages to one "
+        f"another, each agent one at a time: {found.messages / found.seconds:,.0f} a second from the first "
+        f"publish to the last handler. Unhandled: {found.unhandled}. The slowest sender needed "
+        f"{found.slowest_sender:.2f} times the median agent's time; when sending ended, the unluckiest "
+        f"receiver had handled {found.fewest_share:.2f} times the median share of its messages. From publish "
+        f"to handler: median {found.latency_median * 1000:.0f} ms, p99 {found.latency_p99 * 1000:.0f} ms, "
+        f"longest {found.latency_worst * 1000:.0f} ms (the machine is saturated on purpose)."
+    )
+
+
+def _missing(results: Results) -> str:
+    lines = [
+        f"- **{CATALOGUE[name].title}: left out.** {reason}"
+        for name, reason in results.failures.items()
+        if name in CATALOGUE
+    ]
+    return "\n".join(lines) + "\n\n" if lines else ""
+
+
+def _setups(plan: Plan) -> str:
+    return "\n".join(f"- **{CATALOGUE[name].title}.** {CATALOGUE[name].setup}" for name in plan.candidates)
+
+
+def _facts(root: Path, command: str, results: Results) -> str:
+    facts = {**machine.describe(), "commit": machine.commit(root), "command": f"`{command}`"}
+    facts["length of the run"] = f"{results.seconds / 60:.1f} minutes"
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(results.versions.items()))
+    return _table(
+        ["", ""], [*([name, value] for name, value in facts.items()), ["versions", versions]], False
+    )
+
+
+def write(path: Path, root: Path, command: str, plan: Plan, results: Results, goals: list[Goal]) -> None:
+    """Write the report to `path` and the chart beside it."""
+    picture = path.with_suffix(".svg")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.write_text(chart.draw(results, plan.candidates))
+    path.write_text(
+        TEMPLATE.read_text().format(
+            picture=picture.name,
+            goals=goals_table(goals),
+            one_sided=_rates(results, plan, (PUBLISH, CONSUME), ("publish", "consume")),
+            both=_rates(results, plan, (BOTH_OUT, BOTH_IN), ("out", "in")),
+            latency=_latencies(results, plan),
+            backlog=_backlog(results),
+            crowd=_crowd(results),
+            missing=_missing(results),
+            setups=_setups(plan),
+            facts=_facts(root, command, results),
+            rounds=plan.rounds,
+            publishers=PUBLISHERS,
+            body=BODY_BYTES,
+        )
+    )
+
+
+def summary(results: Results, goals: list[Goal]) -> str:
+    """The goals in plain columns, for the terminal."""
+    width = max(len(goal.text) for goal in goals)
+    lines = [f"{goal.text:{width}}  {goal.goal:12}  {goal.met:14}  {goal.measured}" for goal in goals]
+    return "\n".join([*lines, f"{results.seconds / 60:.1f} minutes"])

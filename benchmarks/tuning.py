@@ -1,0 +1,19 @@
+"""Every knob of every candidate in one place: used by the candidates, printed by the report."""
+
+from __future__ import annotations
+
+RAW_BATCH = 500
+"""Commands or bodies that travel together; 200 to 2,000 made no steady difference."""
+
+AGENTBUS_CONCURRENCY = 64
+AGENTBUS_MANY = 1000
+"""Bodies in one call of `publish_many`."""
+
+FASTSTREAM_RECORDS = 100
+TASKIQ_TASKS = 100
+STREAQ_CONCURRENCY = 16
+
+JETSTREAM_BATCH = 500
+JETSTREAM_IN_FLIGHT = 5000
+
+RABBITMQ_PREFETCH = 300
