@@ -207,3 +207,33 @@ async def _ask(server: PrivateBroker, *command: str) -> str:
     arguments = ["redis-cli", "-e", "-s", str(server.socket), *command]
     finished = await asyncio.to_thread(subprocess.run, arguments, capture_output=True, text=True, check=True)
     return finished.stdout.strip()
+
+
+@needs_redis_cli
+async def test_the_rights_in_operations_are_all_that_a_bus_uses(
+    private_broker: Callable[..., PrivateBroker],
+) -> None:
+    server = private_broker()
+    lines = shell_lines(ROOT / "docs" / "operations.md")
+    (grant,) = [line for line in lines if line.startswith("redis-cli ACL SETUSER")]
+    assert await _ask(server, *shlex.split(grant)[1:]) == "OK"
+    agent = Agent("reviewer", pools=["reviewers"])
+
+    @agent.on("task")
+    async def review(task: int) -> int:
+        if task < 0:
+            raise Defer("50ms") if task < -1 else Reject("negative")
+        return task
+
+    url = server.url.replace("unix://", "unix://agentbus:change-me@")
+    async with Bus(url, agent="docs") as bus, bus.serving(agent):
+        await bus.declare("agent.reviewer", Policy(limit=100))
+        for task in (-1, -2):
+            await bus.publish("agent.reviewer.task", task, priority="critical", key=str(task))
+        assert await bus.request("agent.reviewer.task", 3, delay="50ms") == 3
+        await _until(server, "XLEN", "agentbus:{agent.reviewer}:dead")
+        async with asyncio.timeout(20):
+            # The rarest duty of housekeeping: when it has run, the others have too.
+            while "cmdstat_xtrim" not in await _ask(server, "INFO", "commandstats"):
+                await asyncio.sleep(0.1)
+    assert await _ask(server, "ACL", "LOG") == ""
