@@ -1,4 +1,4 @@
-"""The catalogue of every Redis key: name, type, content, writer and lifetime.
+"""The catalogue of every Redis key and channel: name, type, content, writer and lifetime.
 
 Everything of one address shares the hash tag ``{<address>}``, so that each script touches one slot.
 Whoever brings a feature adds its keys to `CATALOGUE` first; ``docs/keys.md`` is tested against it.
@@ -78,7 +78,7 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "Dead letters: `message` (or `raw:<field>` of an entry that was none), `state`, `reason`, "
         "`detail`, `lane`, `entry`, `owner`, `attempts`, `max_retries`.",
         "bury, reclaim",
-        "until dropped or retried",
+        "until somebody removes it: nothing trims dead letters",
     ),
     KeyInfo(
         f"{_ADDRESS}alive",
@@ -100,7 +100,7 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "string",
         "The last batch of one publisher: first and last position, and the refused ones as JSON.",
         "publish",
-        "PX: twice the longest publish deadline",
+        "PX: twice the publish deadline and 30 seconds",
     ),
     KeyInfo(
         f"{_ADDRESS}keys:<bucket>",
@@ -131,7 +131,15 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "hash",
         "The declared policy of the address.",
         "declare",
-        "until undeclared",
+        "as long as the address",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}nudge",
+        "pub/sub channel",
+        "A new earliest due time in ms: the timers of the address look at once. No key; saves time and "
+        "guards nothing.",
+        "publish, postpone",
+        "a moment",
     ),
     KeyInfo(
         "{reply.<process>}:log",
@@ -146,6 +154,20 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "Every address in use.",
         "publisher and subscriber, before their first write, at reconnect and each minute",
         "for ever",
+    ),
+    KeyInfo(
+        "probe",
+        "string",
+        "Written twice to find out whether WAITAOF of this server waits for the disk.",
+        "the first publisher that needs to know",
+        "PX: 5 seconds",
+    ),
+    KeyInfo(
+        "barrier",
+        "string",
+        "The small write before WAIT or WAITAOF that makes them cover everything stored earlier.",
+        "publisher, for `disk` and `replicated`",
+        "PX: a minute",
     ),
 )
 

@@ -9,9 +9,9 @@ from functools import lru_cache
 from typing import Any
 
 import orjson
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 
-from agentbus.errors import BodyNotSerializable, BodyTooLarge, MalformedMessage
+from agentbus.errors import BodyNotSerializable, BodyTooLarge, InvalidValue, MalformedMessage
 from agentbus.message.message import ENVELOPE_VERSION, Message
 from agentbus.message.policy import PRIORITY_INDEX
 
@@ -127,6 +127,14 @@ def _check_base64(body: dict[str, Any]) -> None:
 @lru_cache(maxsize=1024)
 def _adapter(annotation: Any) -> TypeAdapter[Any]:
     return TypeAdapter(annotation)
+
+
+def check_annotation(annotation: Any) -> None:
+    """Raise `InvalidValue` when no body can ever be validated as ``annotation``."""
+    try:
+        _adapter(annotation)
+    except PydanticUserError as error:
+        raise InvalidValue("annotation", f"{annotation!r} cannot be validated: {error.message}") from error
 
 
 def validate_content(content: Any, annotation: Any) -> Any:

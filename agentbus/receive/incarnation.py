@@ -115,7 +115,9 @@ class Incarnation:
         """Become known at every address; returns those that nobody had served before."""
         unserved = []
         for inbox in self.lease.inboxes:
-            await self._grounds.broker.execute("SADD", addresses(self._grounds.prefix), inbox.address)
+            # A full server refuses this, and must be drained all the same; it is repeated each minute.
+            with contextlib.suppress(BrokerOutOfMemory):
+                await self._grounds.broker.execute("SADD", addresses(self._grounds.prefix), inbox.address)
             self._policies[inbox.address] = await read_policy(inbox, self._grounds.events)
             sent_at = clock()
             joined = await inbox.join(self.consumer)
@@ -234,6 +236,10 @@ class Incarnation:
         deliveries = []
         for entry in entries:
             source = self._by_place[inbox, entry.source]
+            if entry.entry_id in source.held:
+                # After a failover to an older state of the group the same entry is handed out again. It is
+                # in work here, and its settlement will end it.
+                continue
             delivery = Delivery(source, entry, now, self.settler)
             source.held[entry.entry_id] = delivery
             deliveries.append(delivery)

@@ -94,6 +94,7 @@ class Intake:
         """Drop the connection under the reader: it hears nothing although there is work."""
         self._events.emit("rebuilt", self._inboxes[0].address, "work waits and none arrives; new connection")
         self.last_arrival = asyncio.get_running_loop().time()
+        self._client_id = None
         await self._link.close()
 
     # --- steps ---

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 _SECONDS = 40.0
 
+Finished = subprocess.CompletedProcess[str]
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -32,9 +34,7 @@ class Home:
     socket: Path
     environment: dict[str, str]
 
-    def run(
-        self, command: Sequence[str | Path], folder: Path, **more: str
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, command: Sequence[str | Path], folder: Path, **more: str) -> Finished:
         """Run a command; its environment is this one's, with ``more`` on top."""
         return subprocess.run(
             [str(part) for part in command],
@@ -46,9 +46,13 @@ class Home:
             check=False,
         )
 
-    def run_python(self, program: Path, folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    def run_python(self, program: Path, folder: Path, **more: str) -> Finished:
         """Run a Python program with warnings shown, which a correct example does not cause."""
         return self.run([sys.executable, "-X", "dev", program], folder, **more)
+
+    def run_module(self, arguments: Sequence[str | Path], folder: Path, **more: str) -> Finished:
+        """Run ``python`` with arguments such as ``-m pytest``."""
+        return self.run([sys.executable, *arguments], folder, **more)
 
 
 @contextmanager
