@@ -10,9 +10,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from agentbus import Bus, Delivery
-from agentbus.broker.embedded import PrivateBroker
+from agentbus.broker.embedded import PrivateBroker, find_server
 from agentbus.message.policy import PRIORITIES, Priority
 from agentbus.receive.pulling import Puller
+from agentbus.settings import embedded_server
 from examples.stdlib_review.corpus import priority
 from examples.stdlib_review.display import Display
 from examples.stdlib_review.messages import TASK_TOPIC, FileTask, TaskResult
@@ -53,7 +54,7 @@ class Coordinator:
 
     async def run(self) -> Records:
         """Run the whole review; raises `ReviewFailed` when it cannot go as planned."""
-        async with PrivateBroker() as broker:
+        async with PrivateBroker(find_server(embedded_server())) as broker:
             self._display.note(f"broker: {broker.binary}")
             async with (
                 Bus(broker.url, agent="coordinator") as bus,
