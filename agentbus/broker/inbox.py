@@ -199,10 +199,12 @@ class Inbox:
     ) -> list[RawEntry]:
         """Take up to ``most`` messages in serving order; raises `StaleDelivery` when fenced."""
         keys = self.keys
-        reply = await self._run(
-            "fetch", (keys.alive, keys.ledger, keys.lanes, keys.outcomes, *keys.sources),
-            consumer, most, most_bytes, link=link,
-        )  # fmt: skip
+        reply = (b"expired",)
+        while reply[0] == b"expired":
+            reply = await self._run(
+                "fetch", (keys.alive, keys.ledger, keys.lanes, keys.outcomes, *keys.sources),
+                consumer, most, most_bytes, link=link,
+            )  # fmt: skip
         self._check(reply)
         items = iter(reply[2:])
         return list(map(RawEntry, items, items, items, items))

@@ -27,7 +27,7 @@ if ARGV[6] ~= '' then
 end
 local letter = {
   'reason', ARGV[4], 'detail', ARGV[5], 'lane', state.lane or source, 'entry', ARGV[2], 'owner', ARGV[1],
-  'attempts', (state.attempt or 0) + 1, 'max_retries', ARGV[7], 'state', cjson.encode(state),
+  'attempts', (state.attempt or 0) + 1, 'max_retries', ARGV[7], 'state', encode_state(state),
 }
 if message then
   letter[#letter + 1] = 'message'

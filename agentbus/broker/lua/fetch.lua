@@ -7,12 +7,15 @@
 -- ARGV   1 consumer   2 most messages   3 most bytes
 -- Returns {'fetched', server time in ms, source, entry id, message, state, source, …}
 --         source: 0 returned, 1 critical .. 5 background; message '' = malformed, state '' = none
+--         {'expired', server time in ms} when only expired ones were met and there may be more: ask again
 --         {'fenced'}
 --
 -- `returned` comes first, then the lanes by min(time of the oldest waiting, now) + allowance. With one lane
 -- listed nothing needs comparing; with more, the scores are taken from the streams themselves, because
 -- parked reads empty lanes without touching the index. Expired messages end here, unseen.
 local ALLOWANCE = {-600000, 0, 2000, 30000, 300000}
+-- Entries that expired unseen and may end in one call: a backlog of them must not hold up the server.
+local MOST_ENDED = 500
 local INDEX = {critical = 1, high = 2, normal = 3, low = 4, background = 5}
 local consumer, wanted, bytes_left = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 if redis.call('HEXISTS', KEYS[1], consumer) == 0 then return {'fenced'} end
@@ -20,6 +23,10 @@ if redis.call('HEXISTS', KEYS[1], consumer) == 0 then return {'fenced'} end
 local now = now_ms()
 local results = {'fetched', now}
 local taken, bytes_taken, ended = 0, 0, {}
+
+local function may_go_on()
+  return taken < wanted and bytes_taken < bytes_left and #ended < 2 * MOST_ENDED
+end
 
 local function end_expired(source, id)
   redis.call('XACK', KEYS[5 + source], 'inbox', id)
@@ -29,7 +36,7 @@ end
 
 local function hand_out(source, entry)
   local message, state = parts(entry[2] or {})
-  if state and expired(decode_state(state), now) then
+  if state and ends_unseen(message, decode_state(state), now) then
     end_expired(source, entry[1])
     return
   end
@@ -46,9 +53,9 @@ end
 -- big the messages are, so that a reply stays near the byte limit even if each is a megabyte.
 local function read(source, most)
   local got = 0
-  while got < most and taken < wanted and bytes_taken < bytes_left do
+  while got < most and may_go_on() do
     local room = math.min(most - got, wanted - taken)
-    local chunk = math.min(room, 4)
+    local chunk = math.min(room, #ended > 0 and MOST_ENDED - #ended / 2 or 4)
     if taken > 0 then
       local average = math.max(1, bytes_taken / taken)
       chunk = math.max(1, math.min(room, math.floor((bytes_left - bytes_taken) / average)))
@@ -114,7 +121,7 @@ local function serve_best(listed)
 end
 
 read(0, wanted)
-while taken < wanted and bytes_taken < bytes_left do
+while may_go_on() do
   local listed = redis.call('ZRANGE', KEYS[3], 0, -1)
   if #listed == 0 then break end
   if #listed == 1 and INDEX[listed[1]] then
@@ -129,5 +136,6 @@ end
 if #ended > 0 then
   redis.call('HINCRBY', KEYS[2], 'expired', #ended / 2)
   redis.call('XADD', KEYS[4], '*', 'consumer', consumer, 'outcome', 'expired', unpack(ended))
+  if taken == 0 and not may_go_on() then results[1] = 'expired' end
 end
 return results

@@ -34,7 +34,7 @@ end
 local due = now_ms() + tonumber(ARGV[4])
 local id = ARGV[7]
 while redis.call('HEXISTS', KEYS[4], id) == 1 do id = id .. '+' end
-redis.call('HSET', KEYS[4], id, message or '', id .. ':state', cjson.encode(state))
+redis.call('HSET', KEYS[4], id, message or '', id .. ':state', encode_state(state))
 local earliest = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
 redis.call('ZADD', KEYS[3], due, id)
 if #earliest == 0 or due < tonumber(earliest[2]) then redis.call('PUBLISH', ARGV[8], due) end

@@ -54,7 +54,7 @@ for _, id in ipairs(ids) do
     -- Somebody deleted the body by hand: say so and go on, or this item would be tried for ever.
     redis.call('HINCRBY', KEYS[1], 'vanished', 1)
     forget(id, state)
-  elseif expired(state, now) then
+  elseif ends_unseen(found[1], state, now) then
     redis.call('HINCRBY', KEYS[1], 'expired', 1)
     redis.call('XADD', KEYS[5], '*', 'consumer', '', 'outcome', 'expired', 'due', id)
     forget(id, state)

@@ -42,7 +42,7 @@ local function bury(stream, source, id, fields, state)
   local letter = {
     'reason', 'crashed', 'detail', 'its owner died ' .. state.crashes .. ' times while running it',
     'lane', state.lane, 'entry', id, 'owner', consumer, 'attempts', (state.attempt or 0) + 1,
-    'max_retries', '', 'state', cjson.encode(state), 'message', message,
+    'max_retries', '', 'state', encode_state(state), 'message', message,
   }
   local dead = redis.call('XADD', KEYS[4], '*', unpack(letter))
   redis.call('XADD', KEYS[5], '*', 'consumer', consumer, 'outcome', 'dead', SOURCES[source + 1], id)
@@ -54,10 +54,10 @@ end
 -- Puts one entry where it belongs now; false leaves it pending for a later sweep.
 local function place(stream, source, id, fields)
   local message, text = parts(fields)
-  if not message then return not failed(redis.pcall('XADD', KEYS[6], '*', unpack(fields))), true end
+  if not message then return not failed(add_raw(KEYS[6], fields)), true end
   local state = decode_state(text)
   if not state.lane then state.lane = SOURCES[source + 1] end
-  if expired(state, now) then
+  if ends_unseen(message, state, now) then
     ended = ended + 1
     note(expiries, source, id)
     redis.call('XACK', stream, 'inbox', id)

@@ -25,7 +25,7 @@ local function give_back(source, id)
   end
   local message, text = parts(fields)
   local state = decode_state(text)
-  if expired(state, now) then
+  if ends_unseen(message, state, now) then
     redis.call('XACK', stream, 'inbox', id)
     ended = ended + 1
     expiries[#expiries + 1] = SOURCES[source + 1]
@@ -37,7 +37,7 @@ local function give_back(source, id)
   if message then
     added = add_entry(KEYS[4], message, state)
   else
-    added = redis.pcall('XADD', KEYS[4], '*', unpack(fields))
+    added = add_raw(KEYS[4], fields)
   end
   -- A `returned` that cannot take entries leaves the delivery where it is; the next sweep tries again.
   if failed(added) then return end
