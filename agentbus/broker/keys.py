@@ -169,20 +169,6 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "publisher and subscriber, before their first write, at reconnect and each minute",
         "for ever",
     ),
-    KeyInfo(
-        "probe",
-        "string",
-        "Written twice to find out whether WAITAOF of this server waits for the disk.",
-        "the first publisher that needs to know",
-        "PX: 5 seconds",
-    ),
-    KeyInfo(
-        "barrier",
-        "string",
-        "The small write before WAIT or WAITAOF that makes them cover everything stored earlier.",
-        "publisher, for `disk` and `replicated`",
-        "PX: a minute",
-    ),
 )
 
 

@@ -80,8 +80,6 @@ class Delivery:
         self.answered = False
         #: Set when the lease was lost: nothing this process still does with the message counts.
         self.revoked = False
-        #: Set when the handler has answered whoever asked: no second answer follows from how it ends.
-        self.answered = False
         #: Called once when a pulled delivery is settled.
         self.on_settled: Callable[[], None] | None = None
 
