@@ -22,6 +22,7 @@ _TEXT = frozenset((
     "message_id", "message_type", "from_agent", "from_type", "to_agent", "recipient_mode", "channel",
     "timestamp", "correlation_id", "causation_id", "session_id", "project", "reply_to",
 ))  # fmt: skip
+_PLAIN = frozenset((dict, list, str, int, float, bool, type(None)))
 _OPTIONAL_OBJECTS = frozenset(("delivery", "trace"))
 #: Fields that text alone does not make right.
 _NOT_TEXT = _OPTIONAL_OBJECTS | {"version", "priority", "body"}
@@ -30,7 +31,10 @@ _NOT_TEXT = _OPTIONAL_OBJECTS | {"version", "priority", "body"}
 def encode_body(content: Any, context: Mapping[str, Any] | None, metadata: Mapping[str, Any] | None) -> Any:
     """Return the envelope's ``body`` object for a pydantic model, dataclass, JSON value or bytes."""
     body: dict[str, Any]
-    if isinstance(content, BaseModel):
+    if type(content) in _PLAIN:
+        # Asked first: whether something is a pydantic model is a question to its metaclass.
+        body = {"content": content}
+    elif isinstance(content, BaseModel):
         body = {"content": content.model_dump(mode="json")}
     elif isinstance(content, (bytes, bytearray, memoryview)):
         body = {"content": base64.b64encode(content).decode("ascii"), "content_encoding": "base64"}

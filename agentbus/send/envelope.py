@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypedDict
 
@@ -84,6 +84,13 @@ class Sender:
 
     agent: str | None = None
     type: str | None = None
+    #: The same as fields of an envelope; what is None is left out of it.
+    fields: Mapping[str, str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        named = {"from_agent": self.agent, "from_type": self.type}
+        fields = {name: value for name, value in named.items() if value is not None}
+        object.__setattr__(self, "fields", fields)
 
 
 @dataclass(slots=True)
@@ -115,8 +122,7 @@ def compose(
     envelope: dict[str, Any] = {
         "version": ENVELOPE_VERSION,
         "message_id": message_id,
-        "from_agent": sender.agent,
-        "from_type": sender.type,
+        **sender.fields,
         "to_agent": destination.name,
         "message_type": destination.message_type,
         "priority": "normal",
