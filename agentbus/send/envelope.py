@@ -156,12 +156,8 @@ def _fill(envelope: dict[str, Any], options: PublishOptions) -> None:
     unknown = options.keys() - KNOWN_OPTIONS
     if unknown:
         raise InvalidValue(sorted(unknown)[0], f"is not a publish option; those are {sorted(KNOWN_OPTIONS)}")
-    for name, value in (options.get("extra") or {}).items():
-        if not isinstance(name, str):
-            raise InvalidValue("extra", f"the names of fields are text, not {name!r}")
-        if name in envelope or name in _UNDERSTOOD:
-            raise InvalidValue("extra", f"{name!r} is a field of the envelope itself")
-        envelope[name] = value
+    if options.get("extra"):
+        _add_extra(envelope, options["extra"])
     envelope["priority"] = options.get("priority", "normal")
     if "ttl" in options:
         envelope["ttl"] = seconds(options["ttl"], "ttl")
@@ -175,6 +171,16 @@ def _fill(envelope: dict[str, Any], options: PublishOptions) -> None:
             envelope[name] = value
     if options.get("trace"):
         envelope["trace"] = dict(options["trace"])
+
+
+def _add_extra(envelope: dict[str, Any], extra: Mapping[str, Any]) -> None:
+    """Add the sender's own fields; those that receivers understand have options of their own."""
+    for name, value in extra.items():
+        if not isinstance(name, str):
+            raise InvalidValue("extra", f"the names of fields are text, not {name!r}")
+        if name in envelope or name in _UNDERSTOOD:
+            raise InvalidValue("extra", f"{name!r} is a field of the envelope itself")
+        envelope[name] = value
 
 
 def _delivery(options: PublishOptions) -> dict[str, Any]:
