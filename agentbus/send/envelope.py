@@ -177,6 +177,7 @@ def _fill(envelope: dict[str, Any], options: PublishOptions) -> None:
 
 
 def _add_extra(envelope: dict[str, Any], extra: Mapping[str, Any]) -> None:
+    """Add the sender's own fields; those that receivers understand have options of their own."""
     for name, value in extra.items():
         if not isinstance(name, str):
             raise InvalidValue("extra", f"the names of fields are text, not {name!r}")

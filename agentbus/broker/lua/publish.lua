@@ -85,12 +85,12 @@ local function store_delayed(option, lane, message, state, due)
   state.lane = NAMES[lane]
   state.key, state.digest = option.key, option.digest
   local wrote = redis.pcall('HSET', KEYS[5], id, message, id .. ':state', cjson.encode(state))
-  if failed(wrote) then return wrote end
+  if failed(wrote) then return {err = wrote.err, key = KEYS[5]} end
   local earliest = redis.pcall('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')
   local indexed = failed(earliest) and earliest or redis.pcall('ZADD', KEYS[4], due, id)
   if failed(indexed) then
     redis.call('HDEL', KEYS[5], id, id .. ':state')
-    return indexed
+    return {err = indexed.err, key = KEYS[4]}
   end
   if #earliest == 0 or due < tonumber(earliest[2]) then
     -- Only a hint: a login without rights to the channel must not leave half a batch without a record.
@@ -133,7 +133,7 @@ for i = 1, count do
     stored = redis.pcall('XADD', KEYS[9 + lane], '*', 'message', ARGV[7 + i])
     if not failed(stored) then added[lane] = added[lane] + 1 end
   end
-  if failed(stored) then stored = '!error ' .. KEYS[9 + lane] .. ': ' .. stored.err end
+  if failed(stored) then stored = '!error ' .. (stored.key or KEYS[9 + lane]) .. ': ' .. stored.err end
   if string.sub(stored, 1, 1) == '!' then
     refused[tostring(i)] = string.sub(stored, 2)
     any_refused = true
