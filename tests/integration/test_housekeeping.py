@@ -93,3 +93,28 @@ async def test_a_consumer_name_that_is_in_use_cannot_be_joined(bus: Bus, name: s
     await look.inbox.join("once")
     with pytest.raises(BrokerRefused, match="once"):
         await look.inbox.join("once")
+
+
+async def test_leaving_with_something_in_hand_keeps_the_name_until_a_sweep_has_taken_it(
+    bus: Bus, name: str
+) -> None:
+    """Deleting a consumer that holds entries would lose them for ever."""
+    agent, look, seen = Agent(name), Look(bus, name), []
+
+    @agent.on("task")
+    async def handle(body: int) -> None:
+        seen.append(body)
+
+    await bus.publish(f"agent.{name}.task", 1)
+    await look.inbox.join("hasty")
+    await look.inbox.fetch("hasty", 1, 1 << 20)
+    assert await look.inbox.leave("hasty") == 1
+    assert await look.group_consumers() == {"hasty"}
+    async with bus.serving(agent):
+        await eventually(lambda: seen == [1], 15)
+
+        async def gone() -> bool:
+            return "hasty" not in await look.group_consumers()
+
+        await eventually(gone)
+    await look.check_balance()
