@@ -97,8 +97,9 @@ class Incarnation:
         )
         self.settler = Settler(self.consumer, self._sources, execution, grounds.events, self._lose)
         self.intake = Intake(
-            grounds.broker, self.lease, self.workload, self.accept, self._lose, grounds.events
-        )
+            grounds.broker, self.lease, self.workload, self.accept, self._lose, grounds.events,
+            lambda: self.settler.unsettled,
+        )  # fmt: skip
         self.housekeepers = {
             inbox.address: Housekeeper(
                 inbox, self.lease, grounds.key_window_ms, grounds.retention, grounds.events, tell_dead
