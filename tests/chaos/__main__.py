@@ -22,7 +22,7 @@ from tests.chaos.mixed import MixedResult, figures_of, run_mixed
 from tests.chaos.patience import run_patience
 from tests.chaos.poison import run_poison
 from tests.chaos.recovery import run_recovery
-from tests.chaos.report import PLACE, Circumstances, show, write
+from tests.chaos.report import PLACE, Circumstances, commit, show, write
 from tests.chaos.scale import EPISODE, QUICK, Scale
 from tests.chaos.zombies import run_zombies
 
@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> int:
     scale = QUICK if options.quick else Scale.of(options.messages, options.kills)
     names = options.only or RUNS
     print(f"seed {seed}, {binary}")
-    begun = time.monotonic()
+    begun, began_at = time.monotonic(), commit()
     session = Session(seed, scale, binary, begun + 60 * options.minutes)
     figures: list[Figure] = []
     for name in names:
@@ -98,7 +98,7 @@ def main(arguments: list[str]) -> int:
     complete = not options.quick and {"F1", "F3", "F4", "F4b", "F5", "F9"} <= {f.name for f in figures}
     if complete:
         command = shlex.join(("python", "-m", "tests.chaos", *arguments))
-        write(Circumstances(seed, command, binary, minutes), figures)
+        write(Circumstances(seed, command, binary, began_at, minutes), figures)
         print(f"\nwritten: {PLACE.name}")
     bad = [figure.name for figure in figures if figure.problems or figure.missed]
     print(f"\n{minutes:.1f} minutes, seed {seed}: {'not good: ' + ', '.join(bad) if bad else 'all good'}")
