@@ -90,7 +90,11 @@ def main(arguments: list[str]) -> int:
         if figures and time.monotonic() > begun + 60 * options.minutes:
             print(f"no time left for {name}")
             continue
-        found = session.run(name)
+        try:
+            found = session.run(name)
+        except (AssertionError, TimeoutError) as error:
+            # The figures of the other runs are worth having all the same.
+            found = [Figure(name, "did not come to its end", problems=[str(error)])]
         for figure in found:
             show(figure)
         figures += found
@@ -108,7 +112,9 @@ def main(arguments: list[str]) -> int:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", help="every random choice follows from it; printed at begin and end")
-    parser.add_argument("--messages", type=int, help=f"of the mixed runs; {Scale().messages:,} by default")
+    parser.add_argument(
+        "--messages", type=int, help=f"{Scale().messages:,} by default; all other counts follow"
+    )
     parser.add_argument(
         "--kills", type=int, help="of the mixed runs; four for every 5,000 messages by default"
     )

@@ -87,7 +87,7 @@ def write(circumstances: Circumstances, figures: Sequence[Figure]) -> None:
 def show(figure: Figure) -> None:
     """Print one figure as it is ready."""
     print(f"\n{figure.name}  {figure.title}  ({figure.seconds:.0f} s)")
-    width = max(map(len, figure.rows))
+    width = max(map(len, figure.rows), default=0)
     for name, value in figure.rows.items():
         print(f"  {name:{width}}  {value}")
     for problem in figure.problems:
