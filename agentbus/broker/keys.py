@@ -149,25 +149,25 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "PX: an hour after the process last renewed it",
     ),
     KeyInfo(
+        "probe",
+        "string",
+        "Written to find out whether WAITAOF waits for a sync.",
+        "publisher, once",
+        "PX: five seconds",
+    ),
+    KeyInfo(
+        "barrier",
+        "string",
+        "Written before WAIT or WAITAOF, which then cover everything stored earlier.",
+        "publisher, when messages are to be on disk or replicated",
+        "PX: a minute",
+    ),
+    KeyInfo(
         "addresses",
         "set",
         "Every address in use.",
         "publisher and subscriber, before their first write, at reconnect and each minute",
         "for ever",
-    ),
-    KeyInfo(
-        "probe",
-        "string",
-        "Written twice to find out whether WAITAOF of this server waits for the disk.",
-        "the first publisher that needs to know",
-        "PX: 5 seconds",
-    ),
-    KeyInfo(
-        "barrier",
-        "string",
-        "The small write before WAIT or WAITAOF that makes them cover everything stored earlier.",
-        "publisher, for `disk` and `replicated`",
-        "PX: a minute",
     ),
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -17,11 +18,13 @@ from agentbus.message.policy import PRIORITY_INDEX
 
 #: orjson refuses integers beyond 64 bits by itself; without UTC_Z a zone would be written as +00:00.
 _OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC
-_OPTIONAL_TEXT = (
-    "from_agent", "from_type", "to_agent", "recipient_mode", "channel", "timestamp",
-    "correlation_id", "causation_id", "session_id", "project", "reply_to",
-)  # fmt: skip
-_OPTIONAL_OBJECTS = ("delivery", "trace")
+_TEXT = frozenset((
+    "message_id", "message_type", "from_agent", "from_type", "to_agent", "recipient_mode", "channel",
+    "timestamp", "correlation_id", "causation_id", "session_id", "project", "reply_to",
+))  # fmt: skip
+_OPTIONAL_OBJECTS = frozenset(("delivery", "trace"))
+#: Fields that text alone does not make right.
+_NOT_TEXT = _OPTIONAL_OBJECTS | {"version", "priority", "body"}
 
 
 def encode_body(content: Any, context: Mapping[str, Any] | None, metadata: Mapping[str, Any] | None) -> Any:
@@ -34,21 +37,25 @@ def encode_body(content: Any, context: Mapping[str, Any] | None, metadata: Mappi
     else:
         body = {"content": content}
     if context:
-        body["context"] = context
+        body["context"] = dict(context)
     if metadata:
-        body["metadata"] = metadata
+        body["metadata"] = dict(metadata)
     return body
 
 
 def encode(envelope: Mapping[str, Any], limit_bytes: int) -> bytes:
     """Return the envelope as JSON text.
 
-    Raises `BodyNotSerializable` or, above ``limit_bytes``, `BodyTooLarge` with the size.
+    Raises `BodyNotSerializable` naming the field or, above ``limit_bytes``, `BodyTooLarge` with the size.
     """
     try:
         text = orjson.dumps(envelope, option=_OPTIONS, default=_encode_inner)
     except (TypeError, ValueError, RecursionError) as error:
-        raise BodyNotSerializable("body", f"cannot be written as JSON: {error}") from error
+        field = _field_at_fault(envelope)
+        raise BodyNotSerializable(field, f"cannot be written as JSON: {error}") from error
+    # NaN and infinity are written as null: look for them only where there is a null nobody asked for.
+    if b"null" in text and text.count(b"null") > sum(value is None for value in envelope.values()):
+        _refuse_lost_numbers(envelope.get("body"))
     if len(text) > limit_bytes:
         raise BodyTooLarge(
             "body",
@@ -56,6 +63,34 @@ def encode(envelope: Mapping[str, Any], limit_bytes: int) -> bytes:
             "file and put its name or address into the message",
         )
     return text
+
+
+def _field_at_fault(envelope: Mapping[str, Any]) -> str:
+    """Return the first field that is not JSON by itself."""
+    body = envelope.get("body")
+    parts = body if isinstance(body, dict) else {}
+    fields = {**{name: value for name, value in envelope.items() if name != "body"}}
+    fields.update((name, parts[name]) for name in ("context", "metadata") if name in parts)
+    for name, value in fields.items():
+        try:
+            orjson.dumps(value, option=_OPTIONS, default=_encode_inner)
+        except (TypeError, ValueError, RecursionError):
+            return name
+    return "body"
+
+
+def _refuse_lost_numbers(value: Any) -> None:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise BodyNotSerializable("body", f"cannot be written as JSON: it has no {value}")
+    elif isinstance(value, BaseModel):
+        _refuse_lost_numbers(value.model_dump())
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            _refuse_lost_numbers(getattr(value, field.name))
+    elif isinstance(value, (Mapping, list, tuple, set, frozenset)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            _refuse_lost_numbers(item)
 
 
 def _encode_inner(value: Any) -> Any:
@@ -72,36 +107,35 @@ def decode(text: bytes) -> Message:
         envelope = orjson.loads(text)
     except ValueError as error:
         raise MalformedMessage("message", f"is not JSON: {error}") from error
-    # The two fields that the data path relies on are checked inline; the rest only when present.
     if type(envelope) is not dict:
         raise MalformedMessage("message", f"is not a JSON object but {type(envelope).__name__}")
     for field in ("message_id", "message_type"):
-        value = envelope.get(field)
-        if type(value) is not str or not value:
-            raise MalformedMessage(field, "is missing" if value is None else f"must be text, not {value!r}")
-    _check_optional(envelope)
+        if not envelope.get(field):
+            raise MalformedMessage(field, "is missing")
+    # One pass over what is there instead of a look-up for each field that could be.
+    for field, value in envelope.items():
+        if type(value) is not str or field in _NOT_TEXT:
+            _check_field(field, value)
     return Message(envelope)
 
 
-def _check_optional(envelope: dict[str, Any]) -> None:
-    """Check the fields whose wrong type would break the code that reads them."""
-    version = envelope.get("version", ENVELOPE_VERSION)
-    if version != ENVELOPE_VERSION:
-        raise MalformedMessage("version", f"{version!r} is unknown; this agentbus reads {ENVELOPE_VERSION}")
-    priority = envelope.get("priority")
-    if priority is not None and (type(priority) is not str or priority not in PRIORITY_INDEX):
-        raise MalformedMessage("priority", f"{priority!r} is not a priority")
-    body = envelope.get("body")
-    if body is not None:
-        _check_body(body)
-    for field in _OPTIONAL_TEXT:
-        value = envelope.get(field)
-        if value is not None and type(value) is not str:
-            raise MalformedMessage(field, f"must be text, not {value!r}")
-    for field in _OPTIONAL_OBJECTS:
-        value = envelope.get(field)
-        if value is not None and type(value) is not dict:
+def _check_field(field: str, value: Any) -> None:
+    """Check a field whose wrong type would break the code that reads it."""
+    if value is None:
+        return
+    if field == "version":
+        if value != ENVELOPE_VERSION:
+            raise MalformedMessage("version", f"{value!r} is unknown; this agentbus reads {ENVELOPE_VERSION}")
+    elif field == "priority":
+        if type(value) is not str or value not in PRIORITY_INDEX:
+            raise MalformedMessage("priority", f"{value!r} is not a priority")
+    elif field == "body":
+        _check_body(value)
+    elif field in _OPTIONAL_OBJECTS:
+        if type(value) is not dict:
             raise MalformedMessage(field, f"must be an object, not {value!r}")
+    elif field in _TEXT and type(value) is not str:
+        raise MalformedMessage(field, f"must be text, not {value!r}")
 
 
 def _check_body(body: Any) -> None:

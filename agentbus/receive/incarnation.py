@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import secrets
 import socket
 import time
@@ -36,7 +37,7 @@ from agentbus.receive.execution import Execution
 from agentbus.receive.housekeeping import NO_POLICY, Housekeeper, Nudges, Told, read_policy
 from agentbus.receive.intake import Intake
 from agentbus.receive.lease import Heart, Lease, clock
-from agentbus.receive.outcome import RELEASED
+from agentbus.receive.outcome import RELEASED, Kind, Outcome
 from agentbus.receive.settler import Settler
 from agentbus.receive.workload import SuspectGate, Workload
 from agentbus.settings import RetentionSettings
@@ -81,6 +82,7 @@ class Incarnation:
         self._execution = execution
         self._runner_count = runners
         settings = agent.settings
+        self._start_within = seconds(settings.start_within, "start_within")
         self.consumer = consumer_name(agent.name)
         inboxes = [Inbox(grounds.broker, grounds.prefix, address) for address in agent.addresses]
         self._sources = [Source(inbox, index) for inbox in inboxes for index in range(len(SOURCES))]
@@ -120,6 +122,9 @@ class Incarnation:
             with contextlib.suppress(BrokerOutOfMemory):
                 await self._grounds.broker.execute("SADD", addresses(self._grounds.prefix), inbox.address)
             self._policies[inbox.address] = await read_policy(inbox, self._grounds.events)
+            for source in self._sources:
+                if source.inbox is inbox:
+                    source.at_most_once = self._policies[inbox.address].acknowledgement == "none"
             sent_at = clock()
             joined = await inbox.join(self.consumer)
             self.lease.answered(sent_at, joined.server_ms)
@@ -245,7 +250,19 @@ class Incarnation:
             source.held[entry.entry_id] = delivery
             deliveries.append(delivery)
         self.workload.add(deliveries)
+        self._put_off_suspects()
         self._give_back(self.workload.take_excess())
+
+    def _put_off_suspects(self) -> None:
+        """Put off suspects that a long one keeps from starting.
+
+        Handed back at once they would be read again at once, before everything else, and keep the runners
+        from all other work for as long as the long one runs.
+        """
+        for delivery in self.workload.take_blocked(self._start_within):
+            later = Outcome(Kind.DEFERRED, random.randint(2_000, 4_000), "suspect")
+            # Decoded first: the message waits under its own id.
+            self.settler.settle(delivery, self._execution.open(delivery) or later)
 
     def _give_back(self, deliveries: Sequence[Delivery]) -> None:
         for delivery in deliveries:
@@ -260,6 +277,8 @@ class Incarnation:
                 in_a_row = 0
                 await self.workload.wait_work()
                 continue
+            if in_a_row == 0:
+                self.workload.wake_more()
             if not self.lease.holds:
                 await self._wait_for_lease()
             await self._run_one(delivery)
@@ -274,7 +293,7 @@ class Incarnation:
             await asyncio.sleep(0.02)
 
     async def _run_one(self, delivery: Delivery) -> None:
-        begun = time.perf_counter()
+        begun = time.monotonic()
         try:
             if delivery.suspect:
                 await self.mark_started(delivery)
@@ -289,7 +308,7 @@ class Incarnation:
                 self.settler.settle(delivery, RELEASED)
             raise
         finally:
-            self.workload.finished(delivery, time.perf_counter() - begun)
+            self.workload.finished(delivery, begun, time.monotonic())
 
     async def mark_started(self, delivery: Delivery) -> None:
         """Charge this one, and not its neighbours, if the process dies now."""
@@ -310,10 +329,10 @@ class Incarnation:
     async def _watch(self) -> None:
         """Give back what has not started in time; rebuild a reader that hears nothing."""
         loop = asyncio.get_running_loop()
-        start_within = seconds(self._agent.settings.start_within, "start_within")
         while True:
             await asyncio.sleep(_START_CHECK)
-            self._give_back(self.workload.take_unstarted(loop.time() - start_within))
+            self._put_off_suspects()
+            self._give_back(self.workload.take_unstarted(loop.time() - self._start_within))
             if self._deaf(loop.time()):
                 await self.intake.rebuild()
 

@@ -66,6 +66,12 @@ class PublishOptions(TypedDict, total=False):
 KNOWN_OPTIONS = frozenset(PublishOptions.__annotations__)
 #: Options that are copied into the envelope under their own name.
 _COPIED = ("correlation_id", "causation_id", "session_id", "project", "reply_to")
+#: Options that are objects in the envelope, or become fields of it.
+_OBJECTS = ("context", "metadata", "trace", "extra")
+#: Fields of the envelope that `compose` does not always write, but every receiver understands.
+_UNDERSTOOD = frozenset(
+    (*_COPIED, "ttl", "delivery", "trace", "channel", "recipients", "recipient_mode", "timestamp")
+)
 #: Options that make a message need more than its lane in the publish script.
 _SPECIAL = frozenset(("ttl", "delay", "at", "key", "strict"))
 #: Priorities that are confirmed when on disk, where the server can tell.
@@ -95,9 +101,6 @@ class Outgoing:
     durability: Durability | None
 
 
-_NO_OPTIONS: PublishOptions = {}
-
-
 def compose(
     sender: Sender, topic: AnyTopic, body: Any, options: PublishOptions, limit_bytes: int
 ) -> Outgoing:
@@ -106,6 +109,8 @@ def compose(
         check_body_type(body, topic.body)
         topic = topic.text
     destination = parse_topic(topic)
+    if options:
+        _check_options(options)
     message_id = str(uuid_utils.uuid7())
     envelope: dict[str, Any] = {
         "version": ENVELOPE_VERSION,
@@ -135,15 +140,21 @@ def wants_disk(outgoing: Outgoing) -> bool:
     return outgoing.durability is None and outgoing.lane < _CONFIRMED_ON_DISK
 
 
-def _fill(envelope: dict[str, Any], options: PublishOptions) -> None:
-    """Put the options that the receiver reads into the envelope."""
+def _check_options(options: PublishOptions) -> None:
+    """Refuse what is no option, and what the receiver would have to call malformed."""
     unknown = options.keys() - KNOWN_OPTIONS
     if unknown:
         raise InvalidValue(sorted(unknown)[0], f"is not a publish option; those are {sorted(KNOWN_OPTIONS)}")
-    for name, value in options.get("extra", {}).items():
-        if name in envelope or name in _COPIED:
-            raise InvalidValue("extra", f"{name!r} is a field of the envelope itself")
-        envelope[name] = value
+    for name in _OBJECTS:
+        value = options.get(name)
+        if value is not None and not isinstance(value, Mapping):
+            raise InvalidValue(name, f"must be a mapping, not {value!r}")
+
+
+def _fill(envelope: dict[str, Any], options: PublishOptions) -> None:
+    """Put the options that the receiver reads into the envelope."""
+    if options.get("extra"):
+        _add_extra(envelope, options["extra"])
     envelope["priority"] = options.get("priority", "normal")
     if "ttl" in options:
         envelope["ttl"] = seconds(options["ttl"], "ttl")
@@ -155,8 +166,17 @@ def _fill(envelope: dict[str, Any], options: PublishOptions) -> None:
             if not isinstance(value, str):
                 raise InvalidValue(name, f"must be text, not {value!r}")
             envelope[name] = value
-    if "trace" in options:
+    if options.get("trace"):
         envelope["trace"] = dict(options["trace"])
+
+
+def _add_extra(envelope: dict[str, Any], extra: Mapping[str, Any]) -> None:
+    for name, value in extra.items():
+        if not isinstance(name, str):
+            raise InvalidValue("extra", f"the names of fields are text, not {name!r}")
+        if name in envelope or name in _UNDERSTOOD:
+            raise InvalidValue("extra", f"{name!r} is a field of the envelope itself")
+        envelope[name] = value
 
 
 def _delivery(options: PublishOptions) -> dict[str, Any]:
@@ -202,6 +222,11 @@ def _script_option(sender: Sender, message_id: str, options: PublishOptions) -> 
 def _checked_key(key: str) -> str:
     if not isinstance(key, str) or not 0 < len(key) <= 512:
         raise InvalidValue("key", f"must be text of 1 to 512 characters, not {key!r}")
+    try:
+        key.encode()
+    except UnicodeEncodeError as error:
+        # The script could not read it, and would refuse the messages of others in the same batch.
+        raise InvalidValue("key", f"{key!r} is not valid Unicode: {error.reason}") from error
     return key
 
 

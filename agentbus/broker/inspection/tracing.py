@@ -195,7 +195,7 @@ class _Search:
         self, entry: TailedEntry, status: str, at_ms: int | None, consumer: str | None,
         *, outcome: str = "", detail: str = "",
     ) -> Place:  # fmt: skip
-        attempts = int(entry.state.get("attempt", 0)) + (0 if status in ("waiting", "returned") else 1)
+        attempts = _count(entry.state.get("attempt")) + (0 if status in ("waiting", "returned") else 1)
         return Place(
             self._keys.address, status, entry.stream, entry.entry_id, at_ms, consumer, outcome, detail,
             attempts, entry.state,
@@ -225,7 +225,7 @@ class _Search:
                 Place(
                     self._keys.address, "due", "due", due_id, int(float(score)) if score else None, None, "",
                     f"goes to {'returned' if kept.get('held') else kept.get('lane', 'normal')}",
-                    int(kept.get("attempt", 0)), kept,
+                    _count(kept.get("attempt")), kept,
                 )
             )  # fmt: skip
             # A second message with the same id was given a longer name by the server.
@@ -304,6 +304,11 @@ class _Record:
             None if message_id is None else message_id.decode(errors="replace"),
             entries,
         )
+
+
+def _count(value: Any) -> int:
+    """Return a counter of a state; one that somebody wrote by hand reads as 0, as in the scripts."""
+    return value if type(value) is int and value >= 0 else 0
 
 
 def _decoded(text: bytes) -> Message | None:
