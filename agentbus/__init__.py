@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agentbus.broker.inspection import InboxView, Trace
     from agentbus.bus import Bus
     from agentbus.errors import (
         AgentBusError,
@@ -60,6 +61,7 @@ __version__ = "0.1.0"
 
 #: Module to the public names it defines.
 _HOMES = {
+    "agentbus.broker.inspection": "InboxView Trace",
     "agentbus.bus": "Bus",
     "agentbus.errors": (
         "AgentBusError AlreadySettled BodyNotSerializable BodyTooLarge BrokerError "
@@ -123,6 +125,7 @@ __all__ = [
     "Event",
     "Events",
     "GroupMissing",
+    "InboxView",
     "InvalidTopic",
     "InvalidValue",
     "KeyConflict",
@@ -151,6 +154,7 @@ __all__ = [
     "Stored",
     "Subscriber",
     "Topic",
+    "Trace",
     "UnsafeBroker",
     "WrongKeyType",
 ]

@@ -15,6 +15,7 @@ from typing import Any, Unpack
 from agentbus.broker.connection import Broker, ConnectionSettings
 from agentbus.broker.embedded import EmbeddedSettings, ensure_running
 from agentbus.broker.inbox import Inbox
+from agentbus.broker.inspection import InboxView, Trace, inspect_inbox, known_addresses, trace_message
 from agentbus.broker.keys import check_prefix
 from agentbus.broker.server import check_safe
 from agentbus.errors import AgentBusError, ConfigurationError, PolicyConflict
@@ -28,7 +29,7 @@ from agentbus.receive.incarnation import Grounds
 from agentbus.receive.lease import Heart
 from agentbus.receive.outcome import Outcome
 from agentbus.receive.pulling import PulledDelivery, Puller
-from agentbus.receive.subscriber import Subscriber, first_error
+from agentbus.receive.subscriber import Subscriber, first_error, until_ready
 from agentbus.receive.workload import SuspectGate
 from agentbus.send.envelope import AnyTopic, PublishOptions, Sender
 from agentbus.send.publisher import Publisher
@@ -222,11 +223,7 @@ class Bus:
         """Serve agents for the length of a block: inside FastAPI, notebooks and tests."""
         subscribers = [self._subscriber(agent) for agent in agents]
         running = asyncio.create_task(_run_all(subscribers), name="agentbus serving")
-        ready = asyncio.gather(*(subscriber.ready.wait() for subscriber in subscribers))
-        await asyncio.wait((running, asyncio.ensure_future(ready)), return_when=asyncio.FIRST_COMPLETED)
-        if running.done():
-            ready.cancel()
-            running.result()
+        await until_ready(running, subscribers)
         try:
             yield
         finally:
@@ -284,6 +281,24 @@ class Bus:
             await puller.open()
             self._pulls[name] = puller
         return await puller.next(timeout)
+
+    # --- looking ---
+
+    async def inspect(self, address: str) -> InboxView:
+        """Return what an inbox holds: waiting, in flight, due, dead, and whether its ledger closes.
+
+        ``address`` is ``agent.<name>`` or the bare name. Waiting messages are counted one by one.
+        """
+        return await inspect_inbox(self.rooms.broker, self.settings.prefix, parse_address(address))
+
+    async def trace(self, message_id: str, address: str | None = None) -> Trace:
+        """Return every place and outcome of one message that is still known.
+
+        Without an address every address in use is searched, which reads all they hold.
+        """
+        broker, prefix = self.rooms.broker, self.settings.prefix
+        searched = [parse_address(address)] if address else await known_addresses(broker, prefix)
+        return await trace_message(broker, prefix, message_id, searched)
 
     def __repr__(self) -> str:
         return f"<Bus {'open' if self._rooms else 'closed'} as {self._sender.agent or 'anonymous'}>"

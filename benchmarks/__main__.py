@@ -28,7 +28,7 @@ def _arguments() -> argparse.Namespace:
         "--only", action="append", choices=sorted(CATALOGUE), help="measure this candidate; may be repeated"
     )
     parser.add_argument("--quick", action="store_true", help="small numbers: a look, not a result")
-    parser.add_argument("--rounds", type=int, help="rounds that count (5; quick: 2)")
+    parser.add_argument("--rounds", type=int, help="rounds that count (6; quick: 2)")
     parser.add_argument("--skip-scenarios", action="store_true", help="no backlog and no crowd of agents")
     parser.add_argument("--output", type=Path, help="write the report here, and its chart beside it")
     parser.add_argument("--json", type=Path, help="write all figures here, for machines")
@@ -37,7 +37,7 @@ def _arguments() -> argparse.Namespace:
 
 def _plan(arguments: argparse.Namespace) -> Plan:
     quick, scenarios = arguments.quick, not arguments.skip_scenarios
-    rounds = arguments.rounds or (2 if quick else 5)
+    rounds = arguments.rounds or (2 if quick else 6)
     return Plan(
         candidates=tuple(name for name in CATALOGUE if not arguments.only or name in arguments.only),
         rounds=rounds,

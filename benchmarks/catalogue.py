@@ -72,7 +72,8 @@ CATALOGUE: dict[str, Entry] = {
         "agentbus",
         *("agentbus", "AgentBus", "redis", ("agentbus-redis", *REDIS_DRIVER, "orjson")),
         f"`bus.publish`; `Agent(name, concurrency={tuning.AGENTBUS_CONCURRENCY})` with one async handler. "
-        "Everything else default: bodies validated, retries, leases, dead letters, ledger and history on.",
+        f"An inbox may hold {tuning.AGENTBUS_ADDRESS_LIMIT:,} messages; everything else default: bodies "
+        "validated, retries, leases, dead letters, ledger and history on.",
     ),
     AGENTBUS_MANY: Entry(
         "agentbus, publish_many",
@@ -103,7 +104,7 @@ CATALOGUE: dict[str, Entry] = {
     JETSTREAM: Entry(
         "NATS JetStream, pull consumer",
         *("jetstream", "JetStream", "nats", ("nats-py",)),
-        f"What its documentation recommends for new projects: `js.publish`, durable pull consumer, "
+        "What its documentation recommends for durable work: `js.publish`, durable pull consumer, "
         f"`fetch({tuning.JETSTREAM_BATCH})`, explicit ack after the handler, "
         f"`max_ack_pending={tuning.JETSTREAM_IN_FLIGHT:,}`. File storage, synced in its default interval.",
     ),
@@ -111,7 +112,8 @@ CATALOGUE: dict[str, Entry] = {
         "NATS JetStream, push consumer",
         *("jetstream", "JetStreamPush", "nats", ("nats-py",)),
         "The fastest way found: `js.publish_async` with its future awaited, durable push consumer with a "
-        f"callback, explicit ack after it, `max_ack_pending={tuning.JETSTREAM_IN_FLIGHT:,}`. Same storage.",
+        "callback (its own examples call push consumers legacy), explicit ack after it, "
+        f"`max_ack_pending={tuning.JETSTREAM_IN_FLIGHT:,}`. Same storage.",
     ),
     RABBITMQ: Entry(
         "RabbitMQ quorum queue, aio-pika",

@@ -55,11 +55,20 @@ async def publish_rate(candidate: Candidate, queue: str, count: int) -> float:
     return count / (perf_counter() - started)
 
 
-async def consume_rate(candidate: Candidate, queue: str, count: int, limit: float) -> float:
-    """Handled and settled messages per second. `limit` in seconds; raises when it is not met."""
+async def consume_rate(
+    candidate: Candidate, queue: str, count: int, limit: float, empties: bool = True
+) -> float:
+    """Handled and settled messages per second; raises when it takes more than `limit` seconds.
+
+    `empties` says that the queue holds no more than `count`: then everything has to be settled while the
+    consumer still runs. Otherwise it takes more all the time, and has to leave nothing behind when it stops.
+    """
     countdown = Countdown(count)
     async with candidate.consuming(queue, countdown.one):
         await asyncio.wait_for(countdown.done.wait(), limit)
+        if empties:
+            await _wait_until_settled(candidate, queue)
+    if not empties:
         await _wait_until_settled(candidate, queue)
     return countdown.rate
 

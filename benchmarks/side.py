@@ -36,8 +36,9 @@ async def _obey(candidate: Candidate, command: dict[str, Any]) -> dict[str, Any]
             await candidate.discard(queue)
         case "publish":
             return {"rate": await measures.publish_rate(candidate, queue, count)}
-        case "consume":
-            return {"rate": await measures.consume_rate(candidate, queue, count, command["limit"])}
+        case "consume" | "consume some" as do:
+            empties = do == "consume"
+            return {"rate": await measures.consume_rate(candidate, queue, count, command["limit"], empties)}
         case "latency":
             return {"samples": await measures.idle_latencies(candidate, queue, count)}
         case unknown:

@@ -8,6 +8,8 @@ RAW_BATCH = 500
 AGENTBUS_CONCURRENCY = 64
 AGENTBUS_MANY = 1000
 """Bodies in one call of `publish_many`."""
+AGENTBUS_ADDRESS_LIMIT = 2_000_000
+"""Twice the default, which a backlog of a million would just fill: publishing beside it is measured too."""
 
 FASTSTREAM_RECORDS = 100
 TASKIQ_TASKS = 100

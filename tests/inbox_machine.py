@@ -135,10 +135,11 @@ class InboxMachine(RuleBasedStateMachine):
         now = self.now_ms()
         for number, (source, age) in enumerate(sorted(ages, key=lambda one: -one[1])):
             tag = self.new_tag()
-            self.model.add_by_hand(tag, source, malformed=False)
-            self.control.xadd(
-                self.inbox.keys.sources[source], {"message": envelope(tag)}, id=f"{now - age}-{number + 1}"
-            )
+            # Some are suspects already: three deaths of one message are rare in thirty steps.
+            crashes = number % 3
+            self.model.add_by_hand(tag, source, malformed=False, crashes=crashes)
+            fields = {"message": envelope(tag)} | ({"state": f'{{"crashes":{crashes}}}'} if crashes else {})
+            self.control.xadd(self.inbox.keys.sources[source], fields, id=f"{now - age}-{number + 1}")
         self.sweep()
 
     @rule(producer=st.sampled_from(("p1", "p2")), batch=wishes, limit=st.sampled_from((4, 12, 1000, 1000)))

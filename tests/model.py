@@ -143,8 +143,8 @@ class InboxModel:
         self.ledger[f"added:{message.lane}"] += 1
         self.listed.add(message.lane)
 
-    def add_by_hand(self, tag: str, source: int, malformed: bool) -> None:
-        message = Message(tag, SOURCES[source], handmade=True, malformed=malformed)
+    def add_by_hand(self, tag: str, source: int, malformed: bool, crashes: int = 0) -> None:
+        message = Message(tag, SOURCES[source], handmade=True, malformed=malformed, crashes=crashes)
         message.wait(source)
         self.messages[tag] = message
 

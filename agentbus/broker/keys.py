@@ -1,4 +1,4 @@
-"""The catalogue of every Redis key: name, type, content, writer and lifetime.
+"""The catalogue of every Redis key and channel: name, type, content, writer and lifetime.
 
 Everything of one address shares the hash tag ``{<address>}``, so that each script touches one slot.
 Whoever brings a feature adds its keys to `CATALOGUE` first; ``docs/keys.md`` is tested against it.
@@ -75,10 +75,11 @@ CATALOGUE: tuple[KeyInfo, ...] = (
     KeyInfo(
         f"{_ADDRESS}dead",
         "stream",
-        "Dead letters: `message` (or `raw:<field>` of an entry that was none, `raw_fields` if many), `state`, `reason`, "
+        "Dead letters: `message` (or `raw:<field>` of an entry that was none, `raw_fields` if many), "
+        "`state`, `reason`, "
         "`detail`, `lane`, `entry`, `owner`, `attempts`, `max_retries`.",
         "bury, reclaim",
-        "until dropped or retried",
+        "until somebody removes it: nothing trims dead letters",
     ),
     KeyInfo(
         f"{_ADDRESS}alive",
@@ -100,7 +101,7 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "string",
         "The last batch of one publisher: first and last position, and the refused ones as JSON.",
         "publish",
-        "PX: twice the longest publish deadline",
+        "PX: twice the publish deadline and 30 seconds",
     ),
     KeyInfo(
         f"{_ADDRESS}keys:<bucket>",
@@ -122,7 +123,8 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "hash",
         "Counters: accepted, processed, expired, cancelled, discarded, resolved, moved; the transitions "
         "retried, deferred, bounced, released, reclaimed; vanished; `added:<stream>` (entries "
-        "that scripts added); `handmade` (entries that no script added, as of the last sweep); `served` (when somebody first served the address, ms).",
+        "that scripts added); `handmade` (entries that no script added, as of the last sweep); "
+        "`served` (when somebody first served the address, ms).",
         "every script",
         "as long as the address",
     ),
@@ -131,7 +133,15 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "hash",
         "The declared policy of the address.",
         "declare",
-        "until undeclared",
+        "as long as the address",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}nudge",
+        "pub/sub channel",
+        "A new earliest due time in ms: the timers of the address look at once. No key; saves time and "
+        "guards nothing.",
+        "publish, postpone",
+        "a moment",
     ),
     KeyInfo(
         "{reply.<process>}:log",
@@ -141,11 +151,39 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "PX: an hour after the process last renewed it",
     ),
     KeyInfo(
+        "probe",
+        "string",
+        "Written to find out whether WAITAOF waits for a sync.",
+        "publisher, once",
+        "PX: five seconds",
+    ),
+    KeyInfo(
+        "barrier",
+        "string",
+        "Written before WAIT or WAITAOF, which then cover everything stored earlier.",
+        "publisher, when messages are to be on disk or replicated",
+        "PX: a minute",
+    ),
+    KeyInfo(
         "addresses",
         "set",
         "Every address in use.",
         "publisher and subscriber, before their first write, at reconnect and each minute",
         "for ever",
+    ),
+    KeyInfo(
+        "probe",
+        "string",
+        "Written twice to find out whether WAITAOF of this server waits for the disk.",
+        "the first publisher that needs to know",
+        "PX: 5 seconds",
+    ),
+    KeyInfo(
+        "barrier",
+        "string",
+        "The small write before WAIT or WAITAOF that makes them cover everything stored earlier.",
+        "publisher, for `disk` and `replicated`",
+        "PX: a minute",
     ),
 )
 

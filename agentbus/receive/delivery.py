@@ -13,7 +13,7 @@ from agentbus.errors import AlreadySettled
 from agentbus.message.codec import validate_content
 from agentbus.message.durations import Duration, milliseconds
 from agentbus.message.message import Message
-from agentbus.receive.outcome import PROCESSED, RELEASED, Kind, Outcome
+from agentbus.receive.outcome import PROCESSED, RELEASED, Kind, Outcome, storable
 
 if TYPE_CHECKING:
     from agentbus.receive.settler import Settler
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 Content = TypeVar("Content")
 
 _NO_STATE: dict[str, Any] = {}
+#: Fields of a state that are counted with, here and in ``include/entry.lua``.
+_COUNTS = frozenset(("attempt", "crashes", "bounces", "expires"))
+_MOST_COUNT = 2**53
 
 
 class Source:
@@ -68,6 +71,8 @@ class Delivery:
         self._settler = settler
         self.state = decode_state(entry.state) if entry.state else _NO_STATE
         self.outcome: Outcome | None = None
+        #: Set when the asker has its answer: what comes later is not sent again.
+        self.answered = False
         #: Set when the lease was lost: nothing this process still does with the message counts.
         self.revoked = False
         #: Set when the handler has answered whoever asked: no second answer follows from how it ends.
@@ -123,7 +128,7 @@ class Delivery:
 
     async def reject(self, reason: str = "rejected by the receiver") -> None:
         """Make it a dead letter at once."""
-        await self._settle(Outcome(Kind.DEAD, reason="rejected", detail=reason))
+        await self._settle(Outcome(Kind.DEAD, reason="rejected", detail=storable(reason)))
 
     async def defer(self, delay: Duration) -> None:
         """Hand it out again after ``delay``, spending no attempt."""
@@ -165,12 +170,18 @@ class Delivery:
 
 
 def decode_state(text: bytes) -> dict[str, Any]:
-    """Return an entry's state; a state written by hand that is no JSON object reads as empty."""
+    """Return an entry's state; what somebody wrote by hand and makes no sense reads as absent."""
     try:
         state = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return _NO_STATE
-    return state if isinstance(state, dict) else _NO_STATE
+    if not isinstance(state, dict):
+        return _NO_STATE
+    for field in _COUNTS & state.keys():
+        value = state[field]
+        if not isinstance(value, (int, float)) or not 0 <= value < _MOST_COUNT:
+            del state[field]
+    return state
 
 
 #: Sends an answer to whoever asked: (request, answer content or None, failure or None).

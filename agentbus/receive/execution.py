@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from agentbus.errors import BrokerError, Defer, MalformedMessage, Reject
+from agentbus.errors import BrokerError, Defer, InvalidValue, MalformedMessage, Reject
 from agentbus.message.address_policy import Policy
 from agentbus.message.codec import decode
 from agentbus.message.durations import milliseconds
@@ -26,7 +26,7 @@ from agentbus.receive.agent import Agent, CallNext, Middleware
 from agentbus.receive.context import Context, Publish
 from agentbus.receive.delivery import Answer, Delivery
 from agentbus.receive.handlers import Handler
-from agentbus.receive.outcome import EXPIRED, PASSED_ON, PROCESSED, Kind, Outcome
+from agentbus.receive.outcome import EXPIRED, PASSED_ON, PROCESSED, Kind, Outcome, storable
 
 _logger = logging.getLogger("agentbus")
 #: A type without a handler is handed back this often while others serve the address …
@@ -121,7 +121,12 @@ class Execution:
             else:
                 result = await self._call(delivery)
         except asyncio.CancelledError:
-            raise
+            runner = asyncio.current_task()
+            if delivery.revoked or (runner is not None and runner.cancelling()):
+                raise
+            # Not this runner was cancelled but something the handler awaited. Passed on, it would end the
+            # runner without a word, and after a few of these nobody would run anything.
+            return self.failed(delivery, RuntimeError("something that the handler awaited was cancelled"))
         except MalformedMessage as error:
             return Outcome(Kind.DEAD, reason="invalid", detail=str(error))
         except Exception as error:
@@ -155,11 +160,14 @@ class Execution:
     def failed(self, delivery: Delivery, error: Exception) -> Outcome:
         """Return what follows from an exception: a decision, no effect."""
         if isinstance(error, Reject):
-            return Outcome(Kind.DEAD, reason="rejected", detail=error.reason)
+            return Outcome(Kind.DEAD, reason="rejected", detail=storable(error.reason))
         if isinstance(error, Defer):
-            return Outcome(Kind.DEFERRED, milliseconds(error.delay, "delay"), "deferred")  # type: ignore[arg-type]
+            try:
+                return Outcome(Kind.DEFERRED, milliseconds(error.delay, "delay"), "deferred")  # type: ignore[arg-type]
+            except InvalidValue as problem:
+                error = problem
         policy = self._retry_policy(delivery)
-        detail = f"{type(error).__name__}: {error}"
+        detail = storable(f"{type(error).__name__}: {storable(error)}")
         failures = delivery.attempt
         if failures <= policy.max_retries:
             delay = round(policy.delay_seconds(failures) * 1000)
@@ -217,17 +225,19 @@ class Execution:
             return called
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self._agent.concurrency, f"agentbus-{self._agent.name}")
-        call = partial(contextvars.copy_context().run, handler.function, *positional, **named)
+        call = partial(contextvars.copy_context().run, _in_thread, handler.function, positional, named)
         return asyncio.get_running_loop().run_in_executor(self._threads, call)
 
     def _context(self, delivery: Delivery, handler: Handler) -> Context:
         deadline = None
         if handler.timeout is not None:
             deadline = datetime.now(UTC) + timedelta(seconds=handler.timeout)
-        return Context(delivery, self._agent.state, self._around.publish, self._reply_now, deadline)
 
-    async def _reply_now(self, message: Message, body: Any) -> None:
-        await self._around.answer(message, body, None)
+        async def reply(message: Message, body: Any) -> None:
+            await self._around.answer(message, body, None)
+            delivery.answered = True
+
+        return Context(delivery, self._agent.state, self._around.publish, reply, deadline)
 
 
 def _with_options(policy: Retry, message: Message) -> Retry:
@@ -246,6 +256,14 @@ def _with_options(policy: Retry, message: Message) -> Retry:
     except ValueError as error:
         _logger.warning("delivery options of %s are ignored: %s", message.message_id, error)
         return policy
+
+
+def _in_thread(function: Callable[..., Any], positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    try:
+        return function(*positional, **named)
+    except StopIteration as error:
+        # A future cannot carry it: whoever awaits would wait for ever.
+        raise RuntimeError("the handler raised StopIteration") from error
 
 
 async def _around(middleware: Middleware, call_next: CallNext, delivery: Delivery) -> Any:

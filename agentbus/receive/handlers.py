@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
-from agentbus.errors import ConfigurationError
-from agentbus.message.codec import validate_content
+from agentbus.errors import ConfigurationError, InvalidValue
+from agentbus.message.codec import check_annotation, validate_content
 from agentbus.message.message import Message
 from agentbus.message.policy import Retry
 from agentbus.receive.context import Context
@@ -78,7 +78,10 @@ def _extractors(
                     "annotate it as Context, Message or Delivery"
                 )
             body_name = name
-            extractor = _body_extractor(annotation if annotation is not None else body)
+            try:
+                extractor = _body_extractor(annotation if annotation is not None else body)
+            except InvalidValue as error:
+                raise ConfigurationError(f"handler {_name(function)}: {name!r}: {error}") from error
         if parameter.kind is parameter.KEYWORD_ONLY:
             named[name] = extractor
         else:
@@ -105,6 +108,8 @@ def _content(delivery: Delivery, context: Any) -> Any:
 def _body_extractor(annotation: Any) -> Extractor:
     if annotation is None or annotation is Any:
         return _content
+    # A type that cannot be validated is told where it is written, not with every message.
+    check_annotation(annotation)
 
     def validated(delivery: Delivery, context: Any) -> Any:
         return validate_content(delivery.message.content, annotation)

@@ -40,6 +40,23 @@ class Outcome:
     max_retries: int = 0
 
 
+#: Longer texts of exceptions are cut in records; the handler's own log has them whole.
+_LONGEST_TEXT = 2_000
+
+
+def storable(value: object) -> str:
+    """Return a text that can be stored, whatever a handler raised.
+
+    Names of files may hold lone surrogates, which no UTF-8 has, and a ``__str__`` may fail: neither may keep
+    a delivery from being settled.
+    """
+    try:
+        text = str(value)
+    except Exception:
+        text = f"(a {type(value).__name__} that cannot be written as text)"
+    return text[:_LONGEST_TEXT].encode("utf-8", "replace").decode("utf-8")
+
+
 PROCESSED = Outcome(Kind.PROCESSED)
 RELEASED = Outcome(Kind.RELEASED)
 EXPIRED = Outcome(Kind.EXPIRED, reason="expired", detail="its time to live ended before a handler was free")

@@ -24,8 +24,6 @@ from agentbus.receive.outcome import Kind, Outcome
 
 _MOST_IN_BATCH = 1_000
 _MOST_AT_ONCE = 8
-#: Longer texts of exceptions are cut in the failure record; the log has them whole.
-_LONGEST_DETAIL = 2_000
 
 
 @dataclass(slots=True)
@@ -60,6 +58,7 @@ class Settler:
         self._unsettled = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._failure: BaseException | None = None
 
     # --- what the runners call ---
 
@@ -80,8 +79,13 @@ class Settler:
         if delivery.revoked:
             raise StaleDelivery
         delivery.outcome = outcome
-        if answer:
-            await self._execution.answer(delivery, outcome)
+        try:
+            if answer:
+                await self._execution.answer(delivery, outcome)
+        except BaseException:
+            # Cancelled before anything was settled: whoever holds the delivery decides anew.
+            delivery.outcome = None
+            raise
         self._unsettled += 1
         settlement = Settlement(delivery, outcome, asyncio.get_running_loop().create_future())
         self._others.append(settlement)
@@ -121,6 +125,9 @@ class Settler:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            if self._failure is not None:
+                # A settlement failed in a way that nobody foresaw. Going on would keep its message for ever.
+                raise self._failure
             self._start_others()
             for inbox, batch in self._batches():
                 await self._settle_batch(inbox, batch)
@@ -153,6 +160,9 @@ class Settler:
 
     def _sent(self, task: asyncio.Task[None]) -> None:
         self._sending.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._failure = task.exception()
+            self._wake.set()
         if self._others:
             self._wake.set()
 
@@ -239,7 +249,7 @@ def _failure(consumer: str, delivery: Delivery, outcome: Outcome) -> str:
         {
             "at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "reason": outcome.reason,
-            "error": outcome.detail[:_LONGEST_DETAIL],
+            "error": outcome.detail,
             "attempt": delivery.attempt,
             "consumer": consumer,
         }

@@ -9,9 +9,10 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from agentbus import Agent, Bus
+from agentbus.settings import BusSettings, PublisherSettings
 
 from ..protocol import Candidate, body
-from ..tuning import AGENTBUS_CONCURRENCY, AGENTBUS_MANY
+from ..tuning import AGENTBUS_ADDRESS_LIMIT, AGENTBUS_CONCURRENCY, AGENTBUS_MANY
 from .redis_probe import pending
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ class AgentBus(Candidate):
 
     async def open(self) -> None:
         self.client = Redis.from_url(self.address)
-        self.bus = Bus(self.address, agent="bench")
+        room = PublisherSettings(address_limit=AGENTBUS_ADDRESS_LIMIT)
+        self.bus = Bus(self.address, agent="bench", settings=BusSettings(publisher=room))
         await self.bus.__aenter__()
         self.payload = body()
 
@@ -40,7 +42,9 @@ class AgentBus(Candidate):
     async def fill(self, queue: str, count: int) -> None:
         topic, bodies = f"agent.{queue}.task", [self.payload] * AGENTBUS_MANY
         for start in range(0, count, AGENTBUS_MANY):
-            await self.bus.publish_many(topic, bodies[: count - start])
+            for stored in await self.bus.publish_many(topic, bodies[: count - start]):
+                if isinstance(stored, Exception):
+                    raise stored
 
     async def unsettled(self, queue: str) -> int:
         left = 0

@@ -1,6 +1,6 @@
 """NATS JetStream with nats-py: file storage, durable consumers, explicit acknowledgement.
 
-Twice: the way its documentation recommends for new projects (pull consumer), and the fastest way found
+Twice: the way its documentation recommends for durable work (pull consumer), and the fastest way found
 (pipelined publishing, push consumer), so that nobody has to wonder whether it was held back.
 """
 

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 _SECONDS = 40.0
 
+Finished = subprocess.CompletedProcess[str]
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -32,9 +35,7 @@ class Home:
     socket: Path
     environment: dict[str, str]
 
-    def run(
-        self, command: Sequence[str | Path], folder: Path, **more: str
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, command: Sequence[str | Path], folder: Path, **more: str) -> Finished:
         """Run a command; its environment is this one's, with ``more`` on top."""
         return subprocess.run(
             [str(part) for part in command],
@@ -46,9 +47,17 @@ class Home:
             check=False,
         )
 
-    def run_python(self, program: Path, folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    def run_python(self, program: Path, folder: Path, **more: str) -> Finished:
         """Run a Python program with warnings shown, which a correct example does not cause."""
-        return self.run([sys.executable, "-X", "dev", program], folder, **more)
+        return self.run([sys.executable, "-W", "default", program], folder, **more)
+
+    def run_pytest(self, tests: Path, folder: Path, **more: str) -> Finished:
+        """Run a file of tests as a project does that has installed agentbus."""
+        arguments = ["-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto"]
+        arguments += ["-o", "asyncio_default_fixture_loop_scope=function"]
+        if "agentbus" not in {point.name for point in entry_points(group="pytest11")}:
+            arguments += ["-p", "agentbus.testing"]
+        return self.run([sys.executable, "-m", "pytest", *arguments, tests], folder, **more)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -44,12 +45,18 @@ def test_an_example_prints_what_it_should_and_warns_of_nothing(
     assert (finished.returncode, finished.stdout.splitlines(), finished.stderr) == (0, PRINTED[name], "")
 
 
+def test_a_killed_worker_loses_nothing_and_the_other_says_what_it_took_over(
+    home: Home, tmp_path: Path, unique: Callable[[str], str]
+) -> None:
+    finished = home.run_python(EXAMPLES / "takeover.py", tmp_path, AGENTBUS_PREFIX=unique("example"))
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert "killed with SIGKILL while it holds" in finished.stdout
+    assert re.search(r"12 sent, 12 processed, 0 lost, [1-9]\d* redelivered\n$", finished.stdout)
+
+
 def test_every_small_example_is_run_by_a_test() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {*PRINTED, "fastapi_app.py", *_packaging()}
-
-
-def _packaging() -> set[str]:
-    return {path.name for path in EXAMPLES.glob("__init__.py")}
+    programs = {path.name for path in EXAMPLES.glob("[a-z]*.py")}
+    assert programs == {*PRINTED, "takeover.py", "fastapi_app.py"}
 
 
 @pytest.mark.skipif(
@@ -68,6 +75,5 @@ def test_the_web_application_asks_an_agent_in_its_own_process(
         "    print([client.put('/orders/7', json=['hat']).json()['new'] for _ in range(2)])\n"
     )
     finished = home.run([sys.executable, client], tmp_path, AGENTBUS_PREFIX=unique("web"))
-    assert finished.stdout.splitlines() == ["{'article': 'hat', 'cents': 300}", "[True, False]"], (
-        finished.stderr
-    )
+    printed = finished.stdout.splitlines()
+    assert printed == ["{'article': 'hat', 'cents': 300}", "[True, False]"], finished.stderr

@@ -60,7 +60,7 @@ local function seen_key(option)
   if not option.key then return nil end
   for _, bucket in ipairs({KEYS[7], KEYS[8], KEYS[9]}) do
     local found = redis.pcall('HGET', bucket, option.key)
-    if failed(found) then return found end
+    if failed(found) then return 'error ' .. bucket .. ': ' .. found.err end
     if found then
       local digest, entry = string.match(found, '^(%S+) (.*)$')
       if digest == option.digest then return 'duplicate ' .. entry end
@@ -89,7 +89,6 @@ end
 local function store_special(option, lane, message)
   if option.strict and served == 0 then return '!unknown' end
   local seen = seen_key(option)
-  if failed(seen) then return seen end
   if seen then return '!' .. seen end
   local state = {}
   local ttl = option.ttl or default_ttl

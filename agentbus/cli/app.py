@@ -1,0 +1,57 @@
+"""The commands, put together."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from agentbus.cli import broker, doctor, inbox, pub, run, sub, tail, trace, version
+
+_HELP = """The message bus that AI-agent processes use to work together, on Redis Streams.
+
+\b
+First steps:
+  agentbus up                                    start a broker of your own, and keep it in view
+  agentbus pub agent.reviewer.task '{"pr": 7}'   send a message
+  agentbus inbox reviewer                        see it waiting
+  agentbus run tasks:reviewer --processes 4      serve agents
+  agentbus doctor                                find out what is wrong, and what to do
+
+\b
+Which broker: --url, else AGENTBUS_URL, else the embedded broker if it runs.
+Output: tables on a terminal, JSON lines into a pipe or with --json. NO_COLOR is honoured.
+Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 unavailable, 5 timeout.
+"""
+
+app = typer.Typer(
+    # Plain help: the boxes would cost half of the time that --help may take.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help=_HELP,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _root(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=version.print_and_exit, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+_root.__doc__ = None
+app.command("up", short_help="Start the embedded broker and keep it in view.")(broker.up)
+app.command("down", short_help="Stop the embedded broker.")(broker.down)
+app.command("pub", short_help="Send a message, a request, or many messages.")(pub.pub)
+app.command("sub", short_help="Take messages, as an agent would.")(sub.sub)
+app.command("tail", short_help="Look at messages without taking them.")(tail.tail)
+app.command("inbox", short_help="Show what an inbox holds, and its ledger.")(inbox.inbox)
+app.command("trace", short_help="Show every place and outcome of one message.")(trace.trace)
+app.command("doctor", short_help="Find out what is wrong, and what to do.")(doctor.doctor)
+app.command("run", short_help="Serve agents.")(run.run_agents)
+app.command("version", short_help="Print versions.")(version.version)

@@ -1,0 +1,144 @@
+"""Brings the embedded broker up, watches it, and takes it down."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import signal
+
+from agentbus.broker.connection import Broker, ConnectionSettings
+from agentbus.broker.embedded import BrokerInUse, ConnectedClient, RunningBroker, ensure_running, find, stop
+from agentbus.broker.embedded.places import Places
+from agentbus.cli.output import Output
+from agentbus.cli.session import OK, embedded_settings, say
+from agentbus.errors import BrokerError
+
+#: The name of the watcher's own connection, which does not count as somebody else's.
+_WATCHER = "agentbus:up"
+_LOOK_INTERVAL = 1.0
+#: Seconds in which the server notices that our connection is closed.
+_GONE_WITHIN = 2.0
+
+
+async def bring_up(*, detach: bool, as_json: bool) -> int:
+    """Start or find the broker, say where it is, and watch it."""
+    settings = embedded_settings()
+    before = await find(settings)
+    running = before or await ensure_running(settings)
+    _show(running, started=before is None, detached=detach, output=Output(as_json))
+    if detach:
+        return OK
+    await _watch(running)
+    return OK
+
+
+def _show(running: RunningBroker, *, started: bool, detached: bool, output: Output) -> None:
+    export = f"export AGENTBUS_URL={shlex.quote(running.url)}"
+    client = "valkey-cli" if running.kind == "valkey" else "redis-cli"
+    shell = f"{client} -s {shlex.quote(str(running.socket))}"
+    if output.json:
+        output.record(
+            {
+                "url": running.url, "export": export, "redis_cli": shell, "kind": running.kind,
+                "version": running.version, "folder": str(running.folder), "log": str(running.log),
+                "pid": running.pid, "started": started,
+            }
+        )  # fmt: skip
+        return
+    output.text(
+        f"{running.kind.capitalize()} {running.version} {'started' if started else 'runs already'}, "
+        f"process {running.pid}",
+        "bold",
+    )
+    rows = [
+        ("address", running.url), ("environment", export), ("shell", shell),
+        ("data", str(running.data)), ("log", str(running.log)),
+    ]  # fmt: skip
+    for name, value in rows:
+        output.text(f"  {name:<12}{value}")
+    if detached:
+        output.text("It stops after ten minutes without clients, or with `agentbus down`.")
+    else:
+        output.text("Ctrl-C stops it, unless others are connected.")
+
+
+async def _watch(running: RunningBroker) -> None:
+    """Keep one connection, so that the broker counts as used, and tell when it goes and comes back."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    broker = Broker(ConnectionSettings(running.url, client_name=_WATCHER, command_timeout=2.0))
+    answers = True
+    try:
+        while not stopped.is_set():
+            try:
+                await broker.execute("PING")
+                if not answers:
+                    say("the broker answers again")
+                answers = True
+            except BrokerError as error:
+                if not Places(running.folder).state.exists():
+                    say(f"the broker is gone: somebody stopped it, or see {running.log}")
+                    return
+                if answers:
+                    say(f"the broker does not answer: {error}; its log is {running.log}")
+                answers = False
+            await _wait(stopped)
+    finally:
+        await broker.close()
+    await _stop_unless_used()
+
+
+async def _wait(stopped: asyncio.Event) -> None:
+    try:
+        async with asyncio.timeout(_LOOK_INTERVAL):
+            await stopped.wait()
+    except TimeoutError:
+        return
+
+
+async def _stop_unless_used() -> None:
+    """Stop the broker; leave it to others who are connected."""
+    deadline = asyncio.get_running_loop().time() + _GONE_WITHIN
+    while True:
+        try:
+            ended = await stop(embedded_settings())
+            say("the broker is stopped; its data stay" if ended else "the broker had stopped already")
+            return
+        except BrokerInUse as error:
+            others = [client for client in error.clients if client.name != _WATCHER]
+            if others:
+                say(f"the broker goes on running: {_names(others)} connected. `agentbus down` stops it later")
+                return
+            if asyncio.get_running_loop().time() >= deadline:
+                say("the broker goes on running: another `agentbus up` watches it")
+                return
+            await asyncio.sleep(0.05)
+
+
+def _names(clients: list[ConnectedClient]) -> str:
+    names = ", ".join(sorted({str(client) for client in clients}))
+    return f"{names} {'is' if len(clients) == 1 else 'are'}"
+
+
+async def take_down(*, force: bool, as_json: bool) -> int:
+    """Stop the broker; `BrokerInUse` names who is connected."""
+    try:
+        ended = await stop(embedded_settings(), force=force)
+    except BrokerInUse as error:
+        raise BrokerError(
+            f"{str(error).removesuffix(' Stop them first, or force it.')} "
+            "Stop them first, or use `agentbus down --force`"
+        ) from None
+    output = Output(as_json)
+    if output.json:
+        output.record({"stopped": ended is not None, "folder": str(ended.folder) if ended else None})
+    elif ended is None:
+        output.text("no embedded broker runs")
+    else:
+        output.text(
+            f"stopped {ended.kind.capitalize()} {ended.version}, process {ended.pid}; "
+            f"its data stay in {ended.data}"
+        )
+    return OK

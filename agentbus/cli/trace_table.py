@@ -1,0 +1,118 @@
+"""The trace of a message as a table and as JSON."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from agentbus.broker.inspection import Place, Trace, known_addresses, trace_message
+from agentbus.broker.inspection.tracing import Progress
+from agentbus.cli.output import Output, colour_of, moment, new_table, plural, shown_content
+from agentbus.cli.session import NOT_FOUND, OK, Failure, address_of, open_broker, say, settings_with
+
+_COLOURS = {
+    "waiting": "cyan", "returned": "magenta", "in_flight": "yellow", "due": "blue", "dead": "red",
+    "ended": "green",
+}  # fmt: skip
+_LONGEST_CONTENT = 200
+
+
+async def show_trace(
+    message_id: str, address: str | None, *, url: str | None, prefix: str | None, as_json: bool
+) -> int:
+    """Search for a message and show what was found."""
+    space = settings_with(prefix).prefix
+    output = Output(as_json)
+    async with open_broker(url) as broker:
+        searched = [address_of(address)] if address else await known_addresses(broker, space)
+        if address is None:
+            say(f"searching {plural(len(searched), 'address')} for it; --address is quicker")
+        with _progress(len(searched)) as progress:
+            trace = await trace_message(broker, space, message_id, searched, progress)
+    if not trace.found:
+        where = searched[0] if address else plural(len(searched), "address")
+        raise Failure(f"{message_id} was not found in {where}; its history may be trimmed by now", NOT_FOUND)
+    if output.json:
+        output.record(record_of(trace))
+    else:
+        _print(trace, output)
+    return OK
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Progress | None]:
+    if total < 2 or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("searching", total=total)
+
+        def advance(index: int, _total: int, address: str) -> None:
+            bar.update(task, completed=index, description=address)
+
+        yield advance
+
+
+def record_of(trace: Trace) -> dict[str, Any]:
+    """Return a trace as JSON."""
+    return {
+        "message_id": trace.message_id,
+        "searched": trace.searched,
+        "places": [asdict(place) for place in trace.places],
+        "steps": [asdict(step) for step in trace.steps],
+        "message": None if trace.message is None else dict(trace.message.envelope),
+    }
+
+
+def _print(trace: Trace, output: Output) -> None:
+    message = trace.message
+    if message is not None:
+        sender = f" from {message.from_agent}" if message.from_agent else ""
+        output.text(f"{message.message_type}{sender} to agent.{message.to_agent}, {message.priority}", "bold")
+        output.text(shown_content(message, _LONGEST_CONTENT), "dim")
+    _print_places(trace, output)
+    if trace.steps:
+        table = new_table("what happened", ["when", "outcome", "by", "stream", "entry"])
+        for step in trace.steps:
+            table.add_row(moment(step.at_ms), step.outcome, step.consumer, step.stream, step.entry_id)
+        output.table(table)
+    failure = next((p.state["last_failure"] for p in trace.places if p.state.get("last_failure")), None)
+    if isinstance(failure, dict):
+        output.text(
+            f"last failure: {failure.get('error')} (attempt {failure.get('attempt')}, {failure.get('at')}, "
+            f"{failure.get('consumer')})",
+            "red",
+        )
+
+
+def _print_places(trace: Trace, output: Output) -> None:
+    from rich.text import Text
+
+    if not trace.places:
+        output.text("it is nowhere any more; only records of it are left", "yellow")
+        return
+    table = new_table("where it is", ["place", "address", "stream", "entry", ">attempts", "since", "detail"])
+    for place in trace.places:
+        table.add_row(
+            Text(place.status.replace("_", " "), _COLOURS[place.status]), place.address,
+            Text(place.stream, colour_of(place.stream)), place.entry_id, str(place.attempts),
+            _when(place), _detail(place),
+        )  # fmt: skip
+    output.table(table)
+
+
+def _when(place: Place) -> str:
+    return ("due at " if place.status == "due" else "") + moment(place.at_ms)
+
+
+def _detail(place: Place) -> str:
+    holder = f"by {place.consumer}" if place.consumer else ""
+    crashes = place.state.get("crashes")
+    died = f"{crashes} owner(s) died with it" if crashes else ""
+    return ", ".join(part for part in (place.outcome, place.detail, holder, died) if part)
