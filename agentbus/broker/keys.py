@@ -75,7 +75,8 @@ CATALOGUE: tuple[KeyInfo, ...] = (
     KeyInfo(
         f"{_ADDRESS}dead",
         "stream",
-        "Dead letters: `message` (or `raw:<field>` of an entry that was none), `state`, `reason`, "
+        "Dead letters: `message` (or `raw:<field>` of an entry that was none, `raw_fields` if many), "
+        "`state`, `reason`, "
         "`detail`, `lane`, `entry`, `owner`, `attempts`, `max_retries`.",
         "bury, reclaim",
         "until somebody removes it: nothing trims dead letters",
@@ -122,7 +123,8 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "hash",
         "Counters: accepted, processed, expired, cancelled, discarded, resolved, moved; the transitions "
         "retried, deferred, bounced, released, reclaimed; vanished; `added:<stream>` (entries "
-        "that scripts added); `served` (when somebody first served the address, ms).",
+        "that scripts added); `handmade` (entries that no script added, as of the last sweep); "
+        "`served` (when somebody first served the address, ms).",
         "every script",
         "as long as the address",
     ),
