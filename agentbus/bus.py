@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,9 +158,11 @@ class Bus:
 
     # --- sending ---
 
-    async def publish(self, topic: AnyTopic, body: Any, **options: Unpack[PublishOptions]) -> Stored:
+    def publish(
+        self, topic: AnyTopic, body: Any, **options: Unpack[PublishOptions]
+    ) -> Coroutine[Any, Any, Stored]:
         """Send one message; see `Publisher.publish` for the options and errors."""
-        return await self.rooms.publisher.publish(topic, body, **options)
+        return self.rooms.publisher.publish_as(self._sender, topic, body, options)
 
     async def publish_many(
         self, topic: AnyTopic, bodies: Iterable[Any], **options: Unpack[PublishOptions]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from agentbus.errors import NoBroker
-from agentbus.message.durations import Duration
+from agentbus.errors import InvalidValue, NoBroker
+from agentbus.message.durations import Duration, milliseconds
 
 #: Where a `Bus` without a URL looks.
 URL_VARIABLE = "AGENTBUS_URL"
@@ -20,6 +20,12 @@ EMBEDDED_URL = "embedded://"
 _NO_URL = f"""no broker URL. Two ways out:
   - start the embedded broker with `agentbus up` and use Bus("{EMBEDDED_URL}"), or
   - name a Redis or Valkey server: Bus("redis://localhost:6379") or {URL_VARIABLE}=redis://localhost:6379"""
+
+
+#: Limits of `PublisherSettings` under which nothing could ever be sent.
+_COUNTS = (
+    "buffer_messages", "buffer_bytes", "message_bytes", "address_limit", "batch_messages", "batch_bytes",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,15 @@ class PublisherSettings:
     batch_messages: int = 256
     #: Bytes in one script call: the server checks its memory limit once, when a script begins.
     batch_bytes: int = 1024 * 1024
+
+    def __post_init__(self) -> None:
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InvalidValue(name, f"must be a whole number of 1 or more, not {value!r}")
+        for name in ("deadline", "key_window"):
+            if milliseconds(getattr(self, name), name) == 0:
+                raise InvalidValue(name, "must be longer than zero")
 
 
 @dataclass(frozen=True, slots=True)

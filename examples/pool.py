@@ -31,7 +31,7 @@ async def main() -> None:
         await bus.publish("agent.ben.note", "for you only")
         while done.total() < 60:
             await asyncio.sleep(0.01)
-    print(f"pages read: {done.total()}, fewest by {min(done, key=lambda name: done[name])}")
+    print(f"{done.total()} pages read by {', '.join(sorted(done))}")
 
 
 asyncio.run(main())

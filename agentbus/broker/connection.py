@@ -51,6 +51,10 @@ _TRANSIENT_TYPES: Final = (
 )
 
 
+class LoginRefused(BrokerRefused):
+    """User or password are wrong, or needed and not given."""
+
+
 class ScriptMissing(BrokerRefused):
     """The server does not know this script: it was restarted or is new."""
 
@@ -88,13 +92,16 @@ def masked(url: str) -> str:
 
 def map_error(error: BaseException, sent: bool = True) -> BrokerError:
     """Return our error for one of the driver's; ``sent`` tells whether the command had left."""
+    if isinstance(error.__cause__, driver.AuthenticationError | driver.AuthorizationError):
+        # While connecting the driver wraps it, as if trying again could help.
+        error = error.__cause__
     text = str(error) or type(error).__name__
     if isinstance(error, driver.NoScriptError):
         return ScriptMissing(text)
     if isinstance(error, driver.OutOfMemoryError) or text.startswith("OOM"):
         return BrokerOutOfMemory(f"the broker is at its memory limit: {text}")
     if isinstance(error, driver.AuthenticationError | driver.AuthorizationError):
-        return BrokerRefused(f"the broker refused the login: {text}")
+        return LoginRefused(f"the broker refused the login: {text}")
     if isinstance(error, driver.NoPermissionError):
         return BrokerRefused(f"the broker's access rules forbid this: {text}")
     if isinstance(error, driver.ResponseError | driver.ClusterError) and text.startswith("NOGROUP"):

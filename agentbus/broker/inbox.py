@@ -7,6 +7,7 @@ step; what it needs of the server's answer comes back as a value.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -281,8 +282,9 @@ class Inbox:
             ),
             most, window_ms,
         )  # fmt: skip
-        upcoming = float(reply[1]) if reply[1] else None
-        return Promoted(int(reply[0]), int(upcoming) if upcoming else None, int(reply[2]), reply[3] == 1)
+        upcoming = float(reply[1] or "inf")
+        next_due = int(upcoming) if math.isfinite(upcoming) else None
+        return Promoted(int(reply[0]), next_due, int(reply[2]), reply[3] == 1)
 
     async def reclaim(self, consumer: str, seen_beat: str, charge: bool = False) -> Reclaimed | None:
         """Take what a dead consumer held, one step; ``seen_beat`` '' = its name is not in ``alive``."""
@@ -304,7 +306,7 @@ class Inbox:
 
     async def sweep(self) -> bool:
         """List lanes that a hand-made entry left out of the index; returns whether anything waits."""
-        reply = await self._run("sweep", (self.keys.lanes, *self.keys.sources))
+        reply = await self._run("sweep", (self.keys.lanes, *self.keys.sources, self.keys.ledger))
         return bool(reply[0] == 1)
 
     async def trim(self, messages: int, age_ms: int, most_bytes: int) -> tuple[int, bool]:
@@ -360,12 +362,7 @@ class Inbox:
 
     async def forget(self, source: int, entry_id: bytes) -> None:
         """Acknowledge an entry that somebody deleted from the stream; it cannot be handled any more."""
-        await self._broker.pipeline(
-            [
-                ("XACK", self.keys.sources[source], GROUP, entry_id),
-                ("HINCRBY", self.keys.ledger, "vanished", 1),
-            ]
-        )
+        await self._run("forget", (self.keys.ledger, self.keys.sources[source]), entry_id)
 
 
 async def park(

@@ -75,7 +75,8 @@ CATALOGUE: tuple[KeyInfo, ...] = (
     KeyInfo(
         f"{_ADDRESS}dead",
         "stream",
-        "Dead letters: `message` (or `raw:<field>` of an entry that was none), `state`, `reason`, "
+        "Dead letters: `message` (or `raw:<field>` of an entry that was none, `raw_fields` if many), "
+        "`state`, `reason`, "
         "`detail`, `lane`, `entry`, `owner`, `attempts`, `max_retries`.",
         "bury, reclaim",
         "until somebody removes it: nothing trims dead letters",
@@ -122,7 +123,8 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "hash",
         "Counters: accepted, processed, expired, cancelled, discarded, resolved, moved; the transitions "
         "retried, deferred, bounced, released, reclaimed; vanished; `added:<stream>` (entries "
-        "that scripts added); `served` (when somebody first served the address, ms).",
+        "that scripts added); `handmade` (entries that no script added, as of the last sweep); "
+        "`served` (when somebody first served the address, ms).",
         "every script",
         "as long as the address",
     ),
@@ -168,20 +170,6 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "Every address in use.",
         "publisher and subscriber, before their first write, at reconnect and each minute",
         "for ever",
-    ),
-    KeyInfo(
-        "probe",
-        "string",
-        "Written twice to find out whether WAITAOF of this server waits for the disk.",
-        "the first publisher that needs to know",
-        "PX: 5 seconds",
-    ),
-    KeyInfo(
-        "barrier",
-        "string",
-        "The small write before WAIT or WAITAOF that makes them cover everything stored earlier.",
-        "publisher, for `disk` and `replicated`",
-        "PX: a minute",
     ),
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agentbus.broker.connection import Broker
+from agentbus.broker.connection import Broker, LoginRefused
 from agentbus.errors import BrokerRefused, UnsafeBroker
 from agentbus.events import Events
 
@@ -52,6 +52,8 @@ async def check_safe(broker: Broker, events: Events, allow_eviction: bool) -> No
     """Refuse a server that may delete messages to make room; warn once about one that does not say."""
     try:
         policy = (await read_facts(broker)).eviction_policy
+    except LoginRefused:
+        raise
     except BrokerRefused:
         policy = None
     if policy is None:

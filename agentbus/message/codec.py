@@ -18,17 +18,23 @@ from agentbus.message.policy import PRIORITY_INDEX
 
 #: orjson refuses integers beyond 64 bits by itself; without UTC_Z a zone would be written as +00:00.
 _OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC
-_OPTIONAL_TEXT = (
-    "from_agent", "from_type", "to_agent", "recipient_mode", "channel", "timestamp",
-    "correlation_id", "causation_id", "session_id", "project", "reply_to",
-)  # fmt: skip
-_OPTIONAL_OBJECTS = ("delivery", "trace")
+_TEXT = frozenset((
+    "message_id", "message_type", "from_agent", "from_type", "to_agent", "recipient_mode", "channel",
+    "timestamp", "correlation_id", "causation_id", "session_id", "project", "reply_to",
+))  # fmt: skip
+_PLAIN = frozenset((dict, list, str, int, float, bool, type(None)))
+_OPTIONAL_OBJECTS = frozenset(("delivery", "trace"))
+#: Fields that text alone does not make right.
+_NOT_TEXT = _OPTIONAL_OBJECTS | {"version", "priority", "body"}
 
 
 def encode_body(content: Any, context: Mapping[str, Any] | None, metadata: Mapping[str, Any] | None) -> Any:
     """Return the envelope's ``body`` object for a pydantic model, dataclass, JSON value or bytes."""
     body: dict[str, Any]
-    if isinstance(content, BaseModel):
+    if type(content) in _PLAIN:
+        # Asked first: whether something is a pydantic model is a question to its metaclass.
+        body = {"content": content}
+    elif isinstance(content, BaseModel):
         body = {"content": content.model_dump(mode="json")}
     elif isinstance(content, (bytes, bytearray, memoryview)):
         body = {"content": base64.b64encode(content).decode("ascii"), "content_encoding": "base64"}
@@ -105,36 +111,35 @@ def decode(text: bytes) -> Message:
         envelope = orjson.loads(text)
     except ValueError as error:
         raise MalformedMessage("message", f"is not JSON: {error}") from error
-    # The two fields that the data path relies on are checked inline; the rest only when present.
     if type(envelope) is not dict:
         raise MalformedMessage("message", f"is not a JSON object but {type(envelope).__name__}")
     for field in ("message_id", "message_type"):
-        value = envelope.get(field)
-        if type(value) is not str or not value:
-            raise MalformedMessage(field, "is missing" if value is None else f"must be text, not {value!r}")
-    _check_optional(envelope)
+        if not envelope.get(field):
+            raise MalformedMessage(field, "is missing")
+    # One pass over what is there instead of a look-up for each field that could be.
+    for field, value in envelope.items():
+        if type(value) is not str or field in _NOT_TEXT:
+            _check_field(field, value)
     return Message(envelope)
 
 
-def _check_optional(envelope: dict[str, Any]) -> None:
-    """Check the fields whose wrong type would break the code that reads them."""
-    version = envelope.get("version", ENVELOPE_VERSION)
-    if version != ENVELOPE_VERSION:
-        raise MalformedMessage("version", f"{version!r} is unknown; this agentbus reads {ENVELOPE_VERSION}")
-    priority = envelope.get("priority")
-    if priority is not None and (type(priority) is not str or priority not in PRIORITY_INDEX):
-        raise MalformedMessage("priority", f"{priority!r} is not a priority")
-    body = envelope.get("body")
-    if body is not None:
-        _check_body(body)
-    for field in _OPTIONAL_TEXT:
-        value = envelope.get(field)
-        if value is not None and type(value) is not str:
-            raise MalformedMessage(field, f"must be text, not {value!r}")
-    for field in _OPTIONAL_OBJECTS:
-        value = envelope.get(field)
-        if value is not None and type(value) is not dict:
+def _check_field(field: str, value: Any) -> None:
+    """Check a field whose wrong type would break the code that reads it."""
+    if value is None:
+        return
+    if field == "version":
+        if value != ENVELOPE_VERSION:
+            raise MalformedMessage("version", f"{value!r} is unknown; this agentbus reads {ENVELOPE_VERSION}")
+    elif field == "priority":
+        if type(value) is not str or value not in PRIORITY_INDEX:
+            raise MalformedMessage("priority", f"{value!r} is not a priority")
+    elif field == "body":
+        _check_body(value)
+    elif field in _OPTIONAL_OBJECTS:
+        if type(value) is not dict:
             raise MalformedMessage(field, f"must be an object, not {value!r}")
+    elif field in _TEXT and type(value) is not str:
+        raise MalformedMessage(field, f"must be text, not {value!r}")
 
 
 def _check_body(body: Any) -> None:

@@ -84,4 +84,3 @@ class Context:
     async def reply(self, body: Any) -> None:
         """Answer whoever asked, now; what the handler returns is then not sent again."""
         await self._reply(self.message, body)
-        self.delivery.answered = True

@@ -29,7 +29,7 @@ _MOST_COUNT = 2**53
 class Source:
     """One stream of one inbox as one consumer holds it."""
 
-    __slots__ = ("finished", "held", "inbox", "index")
+    __slots__ = ("at_most_once", "finished", "held", "inbox", "index")
 
     def __init__(self, inbox: Inbox, index: int) -> None:
         self.inbox = inbox
@@ -38,6 +38,8 @@ class Source:
         self.held: dict[bytes, Delivery] = {}
         #: Processed, to be settled with the next batch.
         self.finished: list[bytes] = []
+        #: Whether the address's policy wants messages settled before they are handled.
+        self.at_most_once = False
 
 
 class Delivery:
@@ -58,6 +60,7 @@ class Delivery:
         "revoked",
         "source",
         "state",
+        "suspect",
     )
 
     #: Filled by `Execution.open` before anybody sees the delivery.
@@ -70,13 +73,13 @@ class Delivery:
         self.arrived = arrived
         self._settler = settler
         self.state = decode_state(entry.state) if entry.state else _NO_STATE
+        #: Whether an owner died while it held this message.
+        self.suspect = bool(self.state) and bool(self.state.get("crashes"))
         self.outcome: Outcome | None = None
         #: Set when the asker has its answer: what comes later is not sent again.
         self.answered = False
         #: Set when the lease was lost: nothing this process still does with the message counts.
         self.revoked = False
-        #: Set when the handler has answered whoever asked: no second answer follows from how it ends.
-        self.answered = False
         #: Called once when a pulled delivery is settled.
         self.on_settled: Callable[[], None] | None = None
 
@@ -94,11 +97,6 @@ class Delivery:
     def attempt(self) -> int:
         """1 for the first attempt; one more for each failure of a handler."""
         return int(self.state.get("attempt", 0)) + 1
-
-    @property
-    def suspect(self) -> bool:
-        """Whether an owner died while it held this message."""
-        return bool(self.state.get("crashes"))
 
     @property
     def redelivered(self) -> bool:

@@ -56,6 +56,8 @@ class Execution:
         self._agent = agent
         self._around = around
         self._threads: ThreadPoolExecutor | None = None
+        #: Nothing goes around the handlers.
+        self._direct = not agent.middleware
         self._call: Callable[[Delivery], Awaitable[Any]] = self._innermost
         for middleware in reversed(agent.middleware):
             self._call = partial(_around, middleware, self._call)
@@ -76,16 +78,17 @@ class Execution:
                 {"message_id": f"entry-{delivery.entry_id}", "message_type": "unknown"}
             )
             return Outcome(Kind.DEAD, reason="malformed", detail=str(error))
-        expires = delivery.state.get("expires")
-        if expires is not None and isinstance(expires, (int, float)) and expires <= self._around.server_ms():
-            return EXPIRED
+        if delivery.state:
+            expires = delivery.state.get("expires")
+            if isinstance(expires, (int, float)) and expires <= self._around.server_ms():
+                return EXPIRED
         return None
 
     async def run(self, delivery: Delivery) -> Outcome:
         """Return how the delivery ended; never raises, except when the delivery was revoked."""
         outcome = self.open(delivery)
         if outcome is None:
-            if self.at_most_once(delivery):
+            if (delivery.source.at_most_once or delivery.message.delivery) and self.at_most_once(delivery):
                 return await self._handle_once(delivery)
             outcome = await self._handle(delivery)
         # The handler may have settled by itself, and answered with it.
@@ -111,12 +114,7 @@ class Execution:
         if handler is None:
             return self._without_handler(delivery)
         try:
-            if (
-                handler.takes_content_only
-                and handler.is_async
-                and handler.timeout is None
-                and (not self._agent.middleware)
-            ):
+            if handler.plain and self._direct:
                 result = await handler.function(delivery.message.content)
             else:
                 result = await self._call(delivery)
@@ -187,9 +185,7 @@ class Execution:
     def at_most_once(self, delivery: Delivery) -> bool:
         """Whether the delivery is settled before it is handled."""
         required = delivery.message.delivery.get("require_ack")
-        if required is not None:
-            return required is False
-        return self._around.policy(delivery.address).acknowledgement == "none"
+        return delivery.source.at_most_once if required is None else required is False
 
     # --- the call ---
 

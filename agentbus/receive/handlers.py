@@ -33,8 +33,9 @@ class Handler:
     #: False: a plain function, run in a thread.
     is_async: bool
     arguments: Arguments
-    #: True when the body is passed as it is and nothing else: the call needs no argument building.
-    takes_content_only: bool
+    #: True for a coroutine function that takes the body as it is and nothing else, without a timeout: it
+    #: is called without any building of arguments.
+    plain: bool
 
 
 def bind(
@@ -46,15 +47,17 @@ def bind(
 ) -> Handler:
     """Return the handler for a function; raises `ConfigurationError` when its parameters make no sense."""
     positional, named = _extractors(function, body)
+    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        vars(type(function)).get("__call__")
+    )
     return Handler(
         function,
         message_type,
         retry,
         timeout,
-        inspect.iscoroutinefunction(function)
-        or inspect.iscoroutinefunction(vars(type(function)).get("__call__")),
+        is_async,
         _builder(positional, named),
-        takes_content_only=positional == (_content,) and not named,
+        plain=is_async and timeout is None and positional == (_content,) and not named,
     )
 
 

@@ -122,6 +122,9 @@ class Incarnation:
             with contextlib.suppress(BrokerOutOfMemory):
                 await self._grounds.broker.execute("SADD", addresses(self._grounds.prefix), inbox.address)
             self._policies[inbox.address] = await read_policy(inbox, self._grounds.events)
+            for source in self._sources:
+                if source.inbox is inbox:
+                    source.at_most_once = self._policies[inbox.address].acknowledgement == "none"
             sent_at = clock()
             joined = await inbox.join(self.consumer)
             self.lease.answered(sent_at, joined.server_ms)
@@ -274,6 +277,8 @@ class Incarnation:
                 in_a_row = 0
                 await self.workload.wait_work()
                 continue
+            if in_a_row == 0:
+                self.workload.wake_more()
             if not self.lease.holds:
                 await self._wait_for_lease()
             await self._run_one(delivery)
@@ -288,7 +293,7 @@ class Incarnation:
             await asyncio.sleep(0.02)
 
     async def _run_one(self, delivery: Delivery) -> None:
-        begun = time.perf_counter()
+        begun = time.monotonic()
         try:
             if delivery.suspect:
                 await self.mark_started(delivery)
@@ -303,7 +308,7 @@ class Incarnation:
                 self.settler.settle(delivery, RELEASED)
             raise
         finally:
-            self.workload.finished(delivery, time.perf_counter() - begun)
+            self.workload.finished(delivery, begun, time.monotonic())
 
     async def mark_started(self, delivery: Delivery) -> None:
         """Charge this one, and not its neighbours, if the process dies now."""

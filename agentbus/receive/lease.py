@@ -12,7 +12,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from functools import partial
 
 from agentbus.broker.connection import Broker, Link
 from agentbus.broker.inbox import Inbox
@@ -25,15 +25,10 @@ BEAT_INTERVAL = 1.0
 TICK = 0.25
 _RETRY_INTERVAL = 0.2
 
-if hasattr(time, "CLOCK_BOOTTIME"):
-    _CLOCK: Final = time.CLOCK_BOOTTIME
-
-    def clock() -> float:
-        """Return seconds on a clock that goes on while a laptop sleeps; the monotonic one does not."""
-        return time.clock_gettime(_CLOCK)
-
-else:
-    clock = time.monotonic
+#: Seconds on a clock that goes on while a laptop sleeps; the monotonic one does not.
+clock: Callable[[], float] = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
 
 
 class Lease:

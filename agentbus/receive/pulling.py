@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 import weakref
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -29,7 +30,7 @@ class PulledDelivery(Delivery):
         self._inner = inner
         self.source, self.entry, self.arrived = inner.source, inner.entry, inner.arrived
         self.state, self.message, self._settler = inner.state, inner.message, inner._settler
-        self.answered = inner.answered
+        self.answered, self.suspect = inner.answered, inner.suspect
 
     @property
     def outcome(self) -> Any:  # type: ignore[override]
@@ -97,7 +98,7 @@ class Puller:
             except BaseException:
                 # The caller gave up in between: without this nobody would ever settle the message.
                 incarnation.settler.settle(inner, RELEASED)
-                incarnation.workload.finished(inner, 1.0)
+                incarnation.workload.finished(inner, 0.0, time.monotonic())
                 raise
             if pulled is not None:
                 return pulled
@@ -111,7 +112,7 @@ class Puller:
             return self._hand_out(incarnation, inner)
         await self._subscriber.execution.answer(inner, ended)
         incarnation.settler.settle(inner, ended)
-        incarnation.workload.finished(inner, 1.0)
+        incarnation.workload.finished(inner, 0.0, time.monotonic())
         return None
 
     async def _present(self) -> Incarnation:
@@ -192,4 +193,4 @@ class _Finish:
             self._over = True
             if self.limit is not None:
                 self.limit.cancel()
-            self.incarnation.workload.finished(self._inner, 1.0)
+            self.incarnation.workload.finished(self._inner, 0.0, time.monotonic())

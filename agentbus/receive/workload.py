@@ -11,6 +11,8 @@ from agentbus.receive.delivery import Delivery
 
 #: Weight of the newest handler in the average of handler times.
 _NEWEST = 0.05
+#: Idle runners that one event wakes.
+_WOKEN_AT_ONCE = 2
 
 
 class SuspectGate:
@@ -48,6 +50,8 @@ class Workload:
         self._idle: deque[asyncio.Future[None]] = deque()
         self._room = asyncio.Event()
         self._room.set()
+        #: The reader waits for room.
+        self._room_wanted = False
         self._interrupted = False
         # Unknown handlers count as slow until they have shown otherwise.
         self._average_seconds = max(1.0, prefetch_below)
@@ -82,6 +86,7 @@ class Workload:
         """Wait until more may be taken, or until `interrupt`."""
         while self.wanted == 0 and not self._interrupted:
             self._room.clear()
+            self._room_wanted = True
             await self._room.wait()
 
     def interrupt(self) -> None:
@@ -122,22 +127,24 @@ class Workload:
                 self._wake_runners()
             raise
 
-    def finished(self, delivery: Delivery, seconds: float) -> None:
-        """A runner is done with a delivery that took it ``seconds``."""
+    def finished(self, delivery: Delivery, begun: float, ended: float) -> None:
+        """A runner is done with a delivery; times are of the monotonic clock."""
         self.running -= 1
-        self._last_finish = time.monotonic()
+        self._last_finish = ended
         if self._finished_once:
-            self._average_seconds += (seconds - self._average_seconds) * _NEWEST
+            self._average_seconds += (ended - begun - self._average_seconds) * _NEWEST
         else:
             self._finished_once = True
-            self._average_seconds = seconds
+            self._average_seconds = ended - begun
         if delivery.suspect:
             self._gate.running = False
             self._wake_runners()
-        self._tell_room()
+        if self._room_wanted:
+            self._tell_room()
 
     def _tell_room(self) -> None:
-        if not self._room.is_set() and self.wanted:
+        if self._room_wanted and self.wanted:
+            self._room_wanted = False
             self._room.set()
 
     def take_unstarted(self, arrived_before: float) -> list[Delivery]:
@@ -171,8 +178,19 @@ class Workload:
         self._tell_room()
         return excess
 
+    def wake_more(self) -> None:
+        """Wake further runners, by one that has begun to work.
+
+        Each wakes two, so that many are up within a few turns of the loop when handlers wait, and few are
+        when one runner does all the work of fast ones.
+        """
+        if self._idle and self._ready:
+            self._wake_runners()
+
     def _wake_runners(self) -> None:
-        able = len(self._ready) + (1 if self._suspects and not self._gate.running else 0)
+        able = min(_WOKEN_AT_ONCE, len(self._ready) + (1 if self._suspects and not self._gate.running else 0))
+        # Callers that pull do not wake each other: each of them waits for one delivery.
+        able = able if self._runners else len(self._ready) + len(self._suspects)
         while self._idle and able > 0:
             waiter = self._idle.popleft()
             if not waiter.done():

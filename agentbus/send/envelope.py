@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypedDict
 
@@ -66,13 +66,13 @@ class PublishOptions(TypedDict, total=False):
 KNOWN_OPTIONS = frozenset(PublishOptions.__annotations__)
 #: Options that are copied into the envelope under their own name.
 _COPIED = ("correlation_id", "causation_id", "session_id", "project", "reply_to")
-#: Options that make a message need more than its lane in the publish script.
 #: Options that are objects in the envelope, or become fields of it.
 _OBJECTS = ("context", "metadata", "trace", "extra")
 #: Fields of the envelope that `compose` does not always write, but every receiver understands.
 _UNDERSTOOD = frozenset(
     (*_COPIED, "ttl", "delivery", "trace", "channel", "recipients", "recipient_mode", "timestamp")
 )
+#: Options that make a message need more than its lane in the publish script.
 _SPECIAL = frozenset(("ttl", "delay", "at", "key", "strict"))
 #: Priorities that are confirmed when on disk, where the server can tell.
 _CONFIRMED_ON_DISK = 2
@@ -84,6 +84,13 @@ class Sender:
 
     agent: str | None = None
     type: str | None = None
+    #: The same as fields of an envelope; what is None is left out of it.
+    fields: Mapping[str, str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        named = {"from_agent": self.agent, "from_type": self.type}
+        fields = {name: value for name, value in named.items() if value is not None}
+        object.__setattr__(self, "fields", fields)
 
 
 @dataclass(slots=True)
@@ -101,9 +108,6 @@ class Outgoing:
     durability: Durability | None
 
 
-_NO_OPTIONS: PublishOptions = {}
-
-
 def compose(
     sender: Sender, topic: AnyTopic, body: Any, options: PublishOptions, limit_bytes: int
 ) -> Outgoing:
@@ -113,13 +117,12 @@ def compose(
         topic = topic.text
     destination = parse_topic(topic)
     if options:
-        _check_objects(options)
+        _check_options(options)
     message_id = str(uuid_utils.uuid7())
     envelope: dict[str, Any] = {
         "version": ENVELOPE_VERSION,
         "message_id": message_id,
-        "from_agent": sender.agent,
-        "from_type": sender.type,
+        **sender.fields,
         "to_agent": destination.name,
         "message_type": destination.message_type,
         "priority": "normal",
@@ -143,8 +146,11 @@ def wants_disk(outgoing: Outgoing) -> bool:
     return outgoing.durability is None and outgoing.lane < _CONFIRMED_ON_DISK
 
 
-def _check_objects(options: PublishOptions) -> None:
-    """Refuse here what the receiver would have to call malformed."""
+def _check_options(options: PublishOptions) -> None:
+    """Refuse what is no option, and what the receiver would have to call malformed."""
+    unknown = options.keys() - KNOWN_OPTIONS
+    if unknown:
+        raise InvalidValue(sorted(unknown)[0], f"is not a publish option; those are {sorted(KNOWN_OPTIONS)}")
     for name in _OBJECTS:
         value = options.get(name)
         if value is not None and not isinstance(value, Mapping):
@@ -153,15 +159,8 @@ def _check_objects(options: PublishOptions) -> None:
 
 def _fill(envelope: dict[str, Any], options: PublishOptions) -> None:
     """Put the options that the receiver reads into the envelope."""
-    unknown = options.keys() - KNOWN_OPTIONS
-    if unknown:
-        raise InvalidValue(sorted(unknown)[0], f"is not a publish option; those are {sorted(KNOWN_OPTIONS)}")
-    for name, value in (options.get("extra") or {}).items():
-        if not isinstance(name, str):
-            raise InvalidValue("extra", f"the names of fields are text, not {name!r}")
-        if name in envelope or name in _UNDERSTOOD:
-            raise InvalidValue("extra", f"{name!r} is a field of the envelope itself")
-        envelope[name] = value
+    if options.get("extra"):
+        _add_extra(envelope, options["extra"])
     envelope["priority"] = options.get("priority", "normal")
     if "ttl" in options:
         envelope["ttl"] = seconds(options["ttl"], "ttl")
@@ -175,6 +174,16 @@ def _fill(envelope: dict[str, Any], options: PublishOptions) -> None:
             envelope[name] = value
     if options.get("trace"):
         envelope["trace"] = dict(options["trace"])
+
+
+def _add_extra(envelope: dict[str, Any], extra: Mapping[str, Any]) -> None:
+    """Add the sender's own fields; those that receivers understand have options of their own."""
+    for name, value in extra.items():
+        if not isinstance(name, str):
+            raise InvalidValue("extra", f"the names of fields are text, not {name!r}")
+        if name in envelope or name in _UNDERSTOOD:
+            raise InvalidValue("extra", f"{name!r} is a field of the envelope itself")
+        envelope[name] = value
 
 
 def _delivery(options: PublishOptions) -> dict[str, Any]:

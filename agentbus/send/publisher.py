@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from typing import Any, Unpack
 
 from agentbus.broker.connection import Broker
@@ -67,14 +67,17 @@ class Publisher:
 
     # --- what users call ---
 
-    async def publish(self, topic: AnyTopic, body: Any, **options: Unpack[PublishOptions]) -> Stored:
+    def publish(
+        self, topic: AnyTopic, body: Any, **options: Unpack[PublishOptions]
+    ) -> Coroutine[Any, Any, Stored]:
         """Send one message and return what became of it.
 
         Raises `InvalidValue` for a bad field, `QueueFull`, `KeyConflict`, `NoSuchAgent` (``strict``),
         `DurabilityUnavailable`, `PublishRefused`, or `PublishTimeout` at the deadline; its ``uncertain``
         tells whether the message may be stored all the same.
         """
-        return await self.publish_as(self._sender, topic, body, options)
+        # Passed on, not awaited here: every further frame is resumed once for each message.
+        return self.publish_as(self._sender, topic, body, options)
 
     async def publish_as(self, sender: Sender, topic: AnyTopic, body: Any, options: PublishOptions) -> Stored:
         """Send one message in the name of another agent of this process; see `publish`."""

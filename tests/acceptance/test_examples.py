@@ -26,7 +26,7 @@ PRINTED = {
         "refused at once: rejected",
         "nobody answered agent.oracle.question within 300ms",
     ],
-    "pool.py": ["ben alone got: for you only", "pages read: 60, fewest by carl"],
+    "pool.py": ["ben alone got: for you only", "60 pages read by anna, ben, carl"],
     "pull.py": ["stamped birth", "stamped marriage", "rejected tax", "more: None"],
 }
 

@@ -7,6 +7,7 @@ from typing import Any
 from agentbus import Bus
 from agentbus.broker.inbox import Inbox
 from agentbus.broker.keys import GROUP, SOURCES
+from tests.agents.waiting import eventually
 
 #: What ends a message, as counters of the ledger.
 ENDS = ("processed", "expired", "cancelled", "discarded", "resolved", "moved", "vanished")
@@ -19,6 +20,8 @@ class Look:
         self.broker = bus.rooms.broker
         self.inbox = Inbox(self.broker, bus.settings.prefix, f"agent.{name}")
         self.keys = self.inbox.keys
+        #: Ledger and what is held, as of the last look of `check_balance`.
+        self.balance: tuple[dict[str, int], int] = ({}, 0)
 
     async def ledger(self) -> dict[str, int]:
         reply = await self.broker.execute("HGETALL", self.keys.ledger)
@@ -79,11 +82,22 @@ class Look:
         return await self.waiting() + await self.pending() + await self.due()
 
     async def check_balance(self) -> None:
-        """Fail unless the ledger adds up: what was accepted has ended, is dead, or is still here."""
-        ledger = await self.ledger()
-        ended = sum(ledger.get(name, 0) for name in ENDS)
-        held = await self.unsettled() + len(await self.dead())
-        assert ledger.get("accepted", 0) == ended + held, (ledger, held)
+        """Fail unless the ledger adds up: what was accepted has ended, is dead, or is still here.
+
+        The parts are read one after the other, so while something moves it takes a second look.
+        """
+
+        async def balanced() -> bool:
+            ledger = await self.ledger()
+            ended = sum(ledger.get(name, 0) for name in ENDS)
+            held = await self.unsettled() + len(await self.dead())
+            self.balance = (ledger, held)
+            return ledger.get("accepted", 0) == ended + held
+
+        try:
+            await eventually(balanced, 3.0)
+        except AssertionError as error:
+            raise AssertionError(f"the ledger does not add up: {self.balance}") from error
 
 
 def _fields(flat: list[Any]) -> dict[str, Any]:

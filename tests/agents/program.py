@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any
 
-from agentbus import Agent, AgentSettings, Bus, Context
+from agentbus import Agent, AgentSettings, Bus, Context, Retry
 
 
 class Log:
@@ -98,6 +98,11 @@ def build(options: dict[str, Any], log: Log) -> Agent:  # noqa: C901 - a list of
         log.write("end", **fields)
         if not fields["crashes"]:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    @agent.on("fails", retry=Retry(max_retries=1000, retry_delay=0.01))
+    async def fails(context: Context) -> None:
+        begin(context)
+        raise ValueError("as always")
 
     @agent.on("poison")
     async def poison(context: Context) -> None:

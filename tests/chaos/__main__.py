@@ -22,7 +22,7 @@ from tests.chaos.mixed import MixedResult, figures_of, run_mixed
 from tests.chaos.patience import run_patience
 from tests.chaos.poison import run_poison
 from tests.chaos.recovery import run_recovery
-from tests.chaos.report import PLACE, Circumstances, show, write
+from tests.chaos.report import PLACE, Circumstances, commit, show, write
 from tests.chaos.scale import EPISODE, QUICK, Scale
 from tests.chaos.zombies import run_zombies
 
@@ -83,14 +83,18 @@ def main(arguments: list[str]) -> int:
     scale = QUICK if options.quick else Scale.of(options.messages, options.kills)
     names = options.only or RUNS
     print(f"seed {seed}, {binary}")
-    begun = time.monotonic()
+    begun, began_at = time.monotonic(), commit()
     session = Session(seed, scale, binary, begun + 60 * options.minutes)
     figures: list[Figure] = []
     for name in names:
         if figures and time.monotonic() > begun + 60 * options.minutes:
             print(f"no time left for {name}")
             continue
-        found = session.run(name)
+        try:
+            found = session.run(name)
+        except (AssertionError, TimeoutError) as error:
+            # The figures of the other runs are worth having all the same.
+            found = [Figure(name, "did not come to its end", problems=[str(error)])]
         for figure in found:
             show(figure)
         figures += found
@@ -98,7 +102,7 @@ def main(arguments: list[str]) -> int:
     complete = not options.quick and {"F1", "F3", "F4", "F4b", "F5", "F9"} <= {f.name for f in figures}
     if complete:
         command = shlex.join(("python", "-m", "tests.chaos", *arguments))
-        write(Circumstances(seed, command, binary, minutes), figures)
+        write(Circumstances(seed, command, binary, began_at, minutes), figures)
         print(f"\nwritten: {PLACE.name}")
     bad = [figure.name for figure in figures if figure.problems or figure.missed]
     print(f"\n{minutes:.1f} minutes, seed {seed}: {'not good: ' + ', '.join(bad) if bad else 'all good'}")
@@ -108,7 +112,9 @@ def main(arguments: list[str]) -> int:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", help="every random choice follows from it; printed at begin and end")
-    parser.add_argument("--messages", type=int, help=f"of the mixed runs; {Scale().messages:,} by default")
+    parser.add_argument(
+        "--messages", type=int, help=f"{Scale().messages:,} by default; all other counts follow"
+    )
     parser.add_argument(
         "--kills", type=int, help="of the mixed runs; four for every 5,000 messages by default"
     )

@@ -147,9 +147,13 @@ def run_mixed(
 
 def figures_of(result: MixedResult) -> list[Figure]:
     """Return F1 (losses), F2 (duplicates) and F14 (books) of mixed runs."""
+    return [_losses(result), _duplicates(result), _books(result)]
+
+
+def _losses(result: MixedResult) -> Figure:
     verdict, kills = result.verdict, result.kills.total()
-    losses = Figure("F1", "Messages through SIGKILLs", problems=verdict.problems, seconds=result.seconds)
-    losses.rows = {
+    figure = Figure("F1", "Messages through SIGKILLs", problems=verdict.problems, seconds=result.seconds)
+    figure.rows = {
         "messages": f"{verdict.attempts:,}",
         "SIGKILLs": f"{kills} ({', '.join(f'{target} {n}' for target, n in result.kills.most_common())})",
         "runs, by appendfsync": ", ".join(f"{sync} {n}" for sync, n in sorted(result.syncs.items())),
@@ -162,17 +166,27 @@ def figures_of(result: MixedResult) -> list[Figure]:
         "unexpected": zero_of(len(verdict.unexpected), kills, "kill"),
         "recovered (uncertain, but handled)": f"{verdict.recovered:,}",
     }
-    doubles = Figure("F2", "Deliveries beyond a message's first, in the runs of F1")
-    doubles.rows = {
+    return figure
+
+
+def _duplicates(result: MixedResult) -> Figure:
+    verdict, kills = result.verdict, result.kills.total()
+    figure = Figure("F2", "Deliveries beyond a message's first, in the runs of F1")
+    figure.rows = {
         "all": f"{verdict.duplicates.total() + len(verdict.unattributed):,}",
         **{cause: f"{count:,}" for cause, count in verdict.duplicates.most_common()},
         "without a cause": zero_of(len(verdict.unattributed), kills, "kill"),
         "not marked as redelivered": zero_of(len(verdict.unmarked), kills, "kill"),
     }
-    books = Figure("F14", "The books of the address, in the runs of F1")
-    books.rows = {
+    return figure
+
+
+def _books(result: MixedResult) -> Figure:
+    figure = Figure("F14", "The books of the address, in the runs of F1")
+    figure.rows = {
         "looks, one after each fault and one at the end": f"{result.books_closed:,}",
+        # A look that does not close ends the run with an error.
         "times they did not close": zero_of(0, result.books_closed, "look"),
         "at the end of the last run": result.books[-1],
     }
-    return [losses, doubles, books]
+    return figure

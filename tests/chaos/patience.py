@@ -19,24 +19,11 @@ def run_patience(times_lease: int, binary: ServerBinary | None = None) -> Figure
     """Let handlers run ``times_lease`` leases, one that waits and one that blocks its loop with Python."""
     begun = time.monotonic()
     seconds = _LEASE * times_lease
-    reclaimed = 0
     with Stage(binary) as stage:
-        workers = []
-        for name, manner in _NAMES.items():
-            # Two of each, so that there is somebody to take over, wrongly.
-            for _ in range(2):
-                workers.append(
-                    stage.start(
-                        "agent", name=name, manner=manner, concurrency=1, lease=_LEASE, seconds=seconds
-                    )
-                )
-            publish(stage, name, [f"{name}-0"])
-        for name in _NAMES:
-            stage.wait_drained(f"agent.{name}", seconds=seconds + 30)
-            reclaimed += stage.books(f"agent.{name}")["reclaimed"]
-        stage.stop(workers)
-        verdict = check(stage.records())
-        fenced = sum(record.event == "fenced" for record in stage.records())
+        reclaimed = _run_long_handlers(stage, seconds)
+        records = stage.records()
+    verdict = check(records)
+    fenced = sum(record.event == "fenced" for record in records)
     figure = Figure("F4b", "Handlers longer than the lease")
     figure.rows = {
         "handlers": f"{len(_NAMES)}: one waits, one blocks its event loop with pure Python",
@@ -49,3 +36,21 @@ def run_patience(times_lease: int, binary: ServerBinary | None = None) -> Figure
     figure.require(fenced == 0, f"{fenced} living consumers were fenced")
     figure.seconds = time.monotonic() - begun
     return figure
+
+
+def _run_long_handlers(stage: Stage, seconds: float) -> int:
+    """Return how many messages were taken from their owners."""
+    workers = []
+    for name, manner in _NAMES.items():
+        # Two of each, so that there is somebody to take over, wrongly.
+        for _ in range(2):
+            workers.append(
+                stage.start("agent", name=name, manner=manner, concurrency=1, lease=_LEASE, seconds=seconds)
+            )
+        publish(stage, name, [f"{name}-0"])
+    reclaimed = 0
+    for name in _NAMES:
+        stage.wait_drained(f"agent.{name}", seconds=seconds + 30)
+        reclaimed += stage.books(f"agent.{name}")["reclaimed"]
+    stage.stop(workers)
+    return reclaimed

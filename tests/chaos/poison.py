@@ -9,6 +9,7 @@ from collections import Counter
 from agentbus.broker.embedded import ServerBinary
 from tests.chaos.checker import check
 from tests.chaos.figure import Figure, zero_of
+from tests.chaos.history import Record
 from tests.chaos.recovery import publish
 from tests.chaos.stage import RunFailed, Stage
 
@@ -18,6 +19,8 @@ _WORKERS = 6
 #: As short as it may be: every death costs one lease.
 _LEASE = 2.0
 _MOST_RUNS = 3
+_CHUNKS = 20
+_KINDS = ("poison", "healthy")
 
 
 class PoisonRun:
@@ -29,7 +32,6 @@ class PoisonRun:
         self._poison = [f"poison-{number}" for number in range(poison)]
         self._healthy = [f"healthy-{number}" for number in range(healthy)]
         self._workers: set[int] = set()
-        self._replace = True
         self.deaths = 0
 
     def run(self) -> None:
@@ -51,10 +53,11 @@ class PoisonRun:
 
     def _publish_mixed(self) -> None:
         """Poison comes anywhere among the healthy."""
-        chunks = 20
-        for number in range(chunks):
-            publish(self._stage, _NAME, self._healthy[number::chunks])
-            publish(self._stage, _NAME, self._poison[number::chunks], poison=True)
+        places = {key: self._dice.randrange(_CHUNKS) for key in self._poison}
+        for number in range(_CHUNKS):
+            publish(self._stage, _NAME, self._healthy[number::_CHUNKS])
+            deadly = [key for key, place in places.items() if place == number]
+            publish(self._stage, _NAME, deadly, poison=True)
             self._tend()
 
     def _tend(self) -> None:
@@ -78,29 +81,33 @@ def run_poison(seed: str, poison: int, healthy: int, binary: ServerBinary | None
         run = PoisonRun(stage, seed, poison, healthy)
         run.run()
         records = stage.records()
-        dead = Counter(stage.dead_keys(_ADDRESS))
+        dead = stage.dead_keys(_ADDRESS)
         books = stage.books(_ADDRESS)
+    figure = _judge(records, dead, poison, healthy, run.deaths)
+    figure.rows["books"] = str(books)
+    figure.seconds = time.monotonic() - begun
+    return figure
+
+
+def _judge(records: list[Record], dead: list[str], poison: int, healthy: int, deaths: int) -> Figure:
     verdict = check(records, dead)
     runs = Counter(record.key for record in records if record.event == "begin")
-    most = max((runs[key] for key in runs if key.startswith("poison")), default=0)
-    neighbours = [key for key in dead if key.startswith("healthy")]
-    handled = {record.key for record in records if record.event == "end" and record.note == "processed"}
-    unharmed = sum(key.startswith("healthy") for key in handled)
+    most = {kind: max((n for key, n in runs.items() if key.startswith(kind)), default=0) for kind in _KINDS}
+    buried = Counter(key.partition("-")[0] for key in dead)
+    handled = verdict.handled
     figure = Figure("F9", "Messages that kill their process")
     figure.rows = {
         "killing messages, among healthy ones": f"{poison:,}, {healthy:,}",
-        "processes that died of them": f"{run.deaths:,}",
-        "runs of one killing message, at most": f"{most} (target {_MOST_RUNS})",
-        "killing messages in the dead letters": f"{len(dead) - len(neighbours):,}",
-        "healthy ones in the dead letters": zero_of(len(neighbours), run.deaths, "death"),
-        "healthy ones handled": f"{unharmed:,}",
-        "most runs of a healthy one": str(max((n for k, n in runs.items() if k.startswith("h")), default=0)),
-        "books": str(books),
+        "processes that died of them": f"{deaths:,}",
+        "runs of one killing message, at most": f"{most['poison']} (target {_MOST_RUNS})",
+        "killing messages in the dead letters": f"{buried['poison']:,}",
+        "healthy ones in the dead letters": zero_of(buried["healthy"], deaths, "death"),
+        "healthy ones handled": f"{handled:,}",
+        "most runs of a healthy one": str(most["healthy"]),
     }
     figure.problems += verdict.problems
-    figure.require(most <= _MOST_RUNS, f"a killing message ran {most} times")
-    figure.require(len(dead) - len(neighbours) == poison, f"{poison} were sent, dead: {dict(dead)}")
-    figure.require(not neighbours, f"healthy messages became dead letters: {neighbours[:5]}")
-    figure.require(unharmed == healthy, f"{healthy - unharmed} healthy messages were not handled")
-    figure.seconds = time.monotonic() - begun
+    figure.require(most["poison"] <= _MOST_RUNS, f"a killing message ran {most['poison']} times")
+    figure.require(buried["poison"] == poison, f"{poison} killing messages, but {buried['poison']} died")
+    figure.require(buried["healthy"] == 0, f"{buried['healthy']} healthy messages became dead letters")
+    figure.require(handled == healthy, f"{healthy - handled} healthy messages were not handled")
     return figure

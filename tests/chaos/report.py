@@ -47,6 +47,8 @@ class Circumstances:
     seed: str
     command: str
     server: ServerBinary
+    #: Taken when the run begins: files may change while it lasts.
+    commit: str
     minutes: float
 
     def rows(self) -> dict[str, str]:
@@ -54,7 +56,7 @@ class Circumstances:
         return {
             "seed": f"`{self.seed}`",
             "command": f"`{self.command}`",
-            "commit": _commit(),
+            "commit": self.commit,
             "server": f"{self.server.kind} {self.server.version}, a process of its own for each run",
             "storage": f"append-only file on {_file_system()}; appendfsync everysec unless another is named",
             "machine": f"{os.cpu_count()} cores, {_processor()}, {_memory()}, {platform.system()} "
@@ -85,7 +87,7 @@ def write(circumstances: Circumstances, figures: Sequence[Figure]) -> None:
 def show(figure: Figure) -> None:
     """Print one figure as it is ready."""
     print(f"\n{figure.name}  {figure.title}  ({figure.seconds:.0f} s)")
-    width = max(map(len, figure.rows))
+    width = max(map(len, figure.rows), default=0)
     for name, value in figure.rows.items():
         print(f"  {name:{width}}  {value}")
     for problem in figure.problems:
@@ -100,7 +102,9 @@ def _table(rows: dict[str, str]) -> str:
     return "\n".join(("| what | found |", "|---|---|", *lines)) + "\n"
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Return the commit of this checkout, and whether files differ from it."""
+
     def git(*arguments: str) -> str:
         done = subprocess.run(("git", *arguments), cwd=_ROOT, capture_output=True, text=True, check=False)
         return done.stdout.strip()

@@ -23,13 +23,23 @@ class Scale:
 
     @classmethod
     def of(cls, messages: int | None, kills: int | None) -> Scale:
-        """Return the long scale; the poison grows with the messages: a thousand of them per million."""
-        wanted = messages or cls().messages
+        """Return the long scale, or one in proportion to ``messages``; a million is a night's worth."""
+        usual = cls()
+        wanted = messages or usual.messages
+
+        def share(count: int, least: int = 1) -> int:
+            return max(least, count * wanted // usual.messages)
+
         return cls(
             messages=wanted,
-            kills=kills or max(1, wanted * cls().kills // cls().messages),
-            poison=max(1, wanted // 1_000),
-            healthy=max(100, wanted // 10),
+            kills=kills or share(usual.kills),
+            ambiguous=share(usual.ambiguous),
+            deaths=share(usual.deaths, 8),
+            # Not more with more messages: a hundred leases are what was promised.
+            times_lease=min(usual.times_lease, share(usual.times_lease, 3)),
+            settlements=share(usual.settlements),
+            poison=share(usual.poison),
+            healthy=share(usual.healthy),
         )
 
 

@@ -305,3 +305,18 @@ async def test_a_second_signal_no_longer_waits_for_what_runs(
     first.send(number)
     assert await first.wait() != 0
     assert time.monotonic() - begun < 5
+
+
+async def test_processes_killed_in_the_middle_of_retries_leave_every_message_in_one_place(
+    bus: Bus, agents: Fleet, name: str
+) -> None:
+    """A retry is one script: added where it waits and taken from where it was, or neither."""
+    look = Look(bus, name)
+    await bus.publish_many(f"agent.{name}.fails", [{"n": n} for n in range(60)])
+    # The first one is quick; what it held when it died is then run one at a time.
+    for begins in (300, 10, 10):
+        victim = agents.start(name, settings=LEASE)
+        await eventually(lambda: len(victim.lines("begin")) > begins, 15)  # noqa: B023 - awaited in this round
+        victim.kill()
+        await look.check_balance()
+    assert await look.unsettled() + len(await look.dead()) == 60

@@ -151,17 +151,18 @@ async def test_nothing_waits_behind_a_long_handler_while_a_sibling_is_idle(bus: 
         await bus.publish_many(f"agent.{name}.quick", range(200))
         await processed(look, 200)
         await asyncio.gather(
+            *(bus.publish(f"agent.{name}.quick", n) for n in range(10)),
             bus.publish(f"agent.{name}.long", None),
-            *(bus.publish(f"agent.{name}.quick", n) for n in range(20)),
+            *(bus.publish(f"agent.{name}.quick", n) for n in range(50)),
         )
 
         async def all_but_the_long_one() -> bool:
-            return await look.count("processed") == 220
+            return await look.count("processed") == 260
 
         await eventually(all_but_the_long_one, 5)
         assert not look_on.is_set()
         look_on.set()
-        await processed(look, 221)
+        await processed(look, 261)
 
 
 def _quick(counts: Counter[int], number: int) -> Callable[..., Any]:

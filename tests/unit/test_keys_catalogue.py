@@ -61,6 +61,11 @@ def test_the_page_for_users_says_what_the_catalogue_says() -> None:
     assert PAGE.read_text() == render(), f"docs/keys.md is out of date; run: {WRITE}"
 
 
+def test_no_name_is_in_the_catalogue_twice() -> None:
+    patterns = [info.pattern for info in CATALOGUE]
+    assert len(patterns) == len(set(patterns))
+
+
 def test_every_name_that_the_library_makes_is_in_the_catalogue() -> None:
     keys = inbox_keys("agentbus", "agent.reviewer")
     names = [keys.lanes, keys.due, keys.delayed, keys.dead, keys.alive, keys.started, keys.keys_even]

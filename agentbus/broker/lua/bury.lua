@@ -8,7 +8,8 @@
 -- ARGV   1 consumer   2 entry id   3 source   4 reason   5 detail   6 failure as JSON, '' for none   7 max retries
 -- Returns {'buried', dead letter id}; {'gone'} when it is settled already; {'fenced'}
 --
--- The fields of an entry that is no message are kept as `raw:<field>`, bytes and all.
+-- The fields of an entry that is no message are kept as `raw:<field>`, bytes and all; beyond a hundred of
+-- them `raw_fields` says how many there were.
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return {'fenced'} end
 local fields, problem = held_fields(KEYS[5], ARGV[2], ARGV[1])
 if not fields then
@@ -21,10 +22,7 @@ end
 local source = SOURCES[tonumber(ARGV[3]) + 1]
 local message, text = parts(fields)
 local state = decode_state(text)
-if ARGV[6] ~= '' then
-  state.last_failure = cjson.decode(ARGV[6])
-  state.first_failure = state.first_failure or state.last_failure
-end
+add_failure(state, ARGV[6])
 local letter = {
   'reason', ARGV[4], 'detail', ARGV[5], 'lane', state.lane or source, 'entry', ARGV[2], 'owner', ARGV[1],
   'attempts', (state.attempt or 0) + 1, 'max_retries', ARGV[7], 'state', encode_state(state),
@@ -34,6 +32,10 @@ if message then
   letter[#letter + 1] = message
 else
   -- Lua cannot unpack thousands of values: what is beyond the first hundred fields is counted, not kept.
+  if #fields > 200 then
+    letter[#letter + 1] = 'raw_fields'
+    letter[#letter + 1] = #fields / 2
+  end
   for i = 1, math.min(#fields, 200), 2 do
     letter[#letter + 1] = 'raw:' .. fields[i]
     letter[#letter + 1] = fields[i + 1]

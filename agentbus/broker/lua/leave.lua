@@ -7,14 +7,18 @@
 --
 -- DELCONSUMER with pending entries would lose them for ever; in that case the name stays in the group and
 -- the next sweep takes what it holds, since a name that is not in `alive` holds nothing by right.
-redis.call('HDEL', KEYS[1], ARGV[1])
-redis.call('HDEL', KEYS[2], ARGV[1])
+-- A takeover that is under way still needs to know which suspect a fenced consumer had started.
+if redis.call('HDEL', KEYS[1], ARGV[1]) == 1 then redis.call('HDEL', KEYS[2], ARGV[1]) end
 local left = 0
 for i = 3, 8 do
-  local pending = redis.pcall('XPENDING', KEYS[i], 'inbox', '-', '+', 1, ARGV[1])
+  local pending = redis.pcall('XPENDING', KEYS[i], 'inbox')
   if not pending.err then
-    if #pending == 0 then redis.call('XGROUP', 'DELCONSUMER', KEYS[i], 'inbox', ARGV[1]) end
-    left = left + #pending
+    local held = 0
+    for _, owner in ipairs(pending[4] or {}) do
+      if owner[1] == ARGV[1] then held = tonumber(owner[2]) end
+    end
+    if held == 0 then redis.call('XGROUP', 'DELCONSUMER', KEYS[i], 'inbox', ARGV[1]) end
+    left = left + held
   end
 end
 return {'left', left}

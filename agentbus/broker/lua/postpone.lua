@@ -2,6 +2,7 @@
 --@include clock
 --@include entry
 --@include held
+--@include due
 -- Moves one delivery to `due`: retried (an attempt is spent), deferred (none is), or bounced (nobody here
 -- has a handler for its type).
 --
@@ -22,22 +23,16 @@ if not fields then
   return {'gone'}
 end
 local message, text = parts(fields)
+if not message then return redis.error_reply('ERR entry ' .. ARGV[2] .. ' is no message: it can only be buried') end
 local state = decode_state(text)
 if not state.lane then state.lane = SOURCES[tonumber(ARGV[3]) + 1] end
 state.held = true
 if ARGV[5] == 'retried' then state.attempt = (state.attempt or 0) + 1 end
 if ARGV[5] == 'bounced' then state.bounces = (state.bounces or 0) + 1 end
-if ARGV[6] ~= '' then
-  state.last_failure = cjson.decode(ARGV[6])
-  state.first_failure = state.first_failure or state.last_failure
-end
+add_failure(state, ARGV[6])
 local due = now_ms() + tonumber(ARGV[4])
-local id = ARGV[7]
-while redis.call('HEXISTS', KEYS[4], id) == 1 do id = id .. '+' end
-redis.call('HSET', KEYS[4], id, message or '', id .. ':state', encode_state(state))
-local earliest = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
-redis.call('ZADD', KEYS[3], due, id)
-if #earliest == 0 or due < tonumber(earliest[2]) then redis.call('PUBLISH', ARGV[8], due) end
+local added = add_due(KEYS[3], KEYS[4], ARGV[8], ARGV[7], message, state, due)
+if failed(added) then return redis.error_reply(added.err) end
 take_away(KEYS[6], ARGV[2])
 redis.call('HINCRBY', KEYS[2], ARGV[5], 1)
 redis.call('XADD', KEYS[5], '*', 'consumer', ARGV[1], 'outcome', ARGV[5], SOURCES[tonumber(ARGV[3]) + 1], ARGV[2],

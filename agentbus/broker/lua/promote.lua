@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 --@include clock
 --@include entry
+--@include window
 -- Moves messages that came due to where they are read.
 --
 -- KEYS   1 ledger   2 due   3 delayed   4 lanes   5 outcomes   6 keys:0   7 keys:1   8 keys:due
@@ -13,20 +14,14 @@
 -- then removed, before the next is touched.
 local ALLOWANCE = {critical = -600000, high = 0, normal = 2000, low = 30000, background = 300000}
 local PLACE = {critical = 10, high = 11, normal = 12, low = 13, background = 14}
+-- Bodies moved in one call: a step must not hold up the server.
+local MOST_BYTES = 4194304
 local now, most, window = now_ms(), tonumber(ARGV[1]), tonumber(ARGV[2])
 
 local function forget(id, state)
   redis.call('ZREM', KEYS[2], id)
   redis.call('HDEL', KEYS[3], id, id .. ':state')
-  if state and state.key then redis.call('HDEL', KEYS[8], state.key) end
-end
-
--- The window of an idempotency key begins when its message comes due.
-local function start_key_window(state, entry)
-  local bucket = math.floor(now / window)
-  local key = bucket % 2 == 0 and KEYS[6] or KEYS[7]
-  redis.call('HSET', key, state.key, state.digest .. ' ' .. entry)
-  redis.call('PEXPIREAT', key, (bucket + 2) * window)
+  if state and state.key then redis.pcall('HDEL', KEYS[8], state.key) end
 end
 
 local function move(id, message, state)
@@ -41,13 +36,18 @@ local function move(id, message, state)
   if failed(added) then return false end
   redis.call('HINCRBY', KEYS[1], 'added:' .. name, 1)
   if not held then redis.pcall('ZADD', KEYS[4], 'NX', now + ALLOWANCE[lane], lane) end
-  if state.key then start_key_window(state, name .. ' ' .. added) end
+  -- The window of an idempotency key begins when its message comes due.
+  if state.key and state.digest then
+    remember_in_window(KEYS[6], KEYS[7], window, now, state.key, state.digest, name .. ' ' .. added)
+  end
   return true
 end
 
-local moved = 0
+local moved, bytes, more = 0, 0, 0
 local ids = redis.call('ZRANGE', KEYS[2], '-inf', now, 'BYSCORE', 'LIMIT', 0, most)
+if #ids == most then more = 1 end
 for _, id in ipairs(ids) do
+  if bytes >= MOST_BYTES then more = 1 break end
   local found = redis.call('HMGET', KEYS[3], id, id .. ':state')
   local state = decode_state(found[2])
   if not found[1] then
@@ -55,16 +55,17 @@ for _, id in ipairs(ids) do
     redis.call('HINCRBY', KEYS[1], 'vanished', 1)
     forget(id, state)
   elseif ends_unseen(found[1], state, now) then
+    forget(id, state)
     redis.call('HINCRBY', KEYS[1], 'expired', 1)
     redis.call('XADD', KEYS[5], '*', 'consumer', '', 'outcome', 'expired', 'due', id)
-    forget(id, state)
   elseif move(id, found[1], state) then
     forget(id, state)
     moved = moved + 1
+    bytes = bytes + #found[1]
   else
     -- The target refuses entries (a bricked or foreign key): come back in a minute, do not spin.
     redis.call('ZADD', KEYS[2], now + 60000, id)
   end
 end
 local upcoming = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
-return {moved, upcoming[2] or '', now, #ids == most and 1 or 0}
+return {moved, upcoming[2] or '', now, more}

@@ -1,6 +1,8 @@
 #!lua
 --@include clock
 --@include entry
+--@include due
+--@include window
 -- Stores one frozen batch of one publisher.
 --
 -- KEYS   1 producer record   2 ledger   3 lanes   4 due   5 delayed   6 dead
@@ -23,7 +25,7 @@ local count = #digits
 local record_ms, limit, window = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 
 local ledger = redis.call('HMGET', KEYS[2], 'served', 'accepted', 'processed', 'expired', 'cancelled',
-  'discarded', 'resolved', 'moved')
+  'discarded', 'resolved', 'moved', 'vanished', 'handmade')
 local served = ledger[1] and 1 or 0
 local policy = redis.call('HMGET', KEYS[15], 'limit', 'ttl_ms', 'durability')
 limit = tonumber(policy[1]) or limit
@@ -33,7 +35,7 @@ local record = redis.call('GET', KEYS[1])
 local last = 0
 if record then
   local recorded_first, recorded_last, refusals = string.match(record, '^(%d+) (%d+) (.*)$')
-  last = tonumber(recorded_last)
+  last = tonumber(recorded_last) or 0
   if tonumber(recorded_first) == first and last == first + count - 1 then
     return {'recovered', served, durability, refusals}
   end
@@ -41,7 +43,8 @@ end
 if first ~= last + 1 then return {'gap', last} end
 
 local room = limit - (tonumber(ledger[2]) or 0)
-for i = 3, 8 do room = room + (tonumber(ledger[i]) or 0) end
+for i = 3, 9 do room = room + (tonumber(ledger[i]) or 0) end
+room = room - (tonumber(ledger[10]) or 0)
 if room < count then room = room + redis.call('XLEN', KEYS[6]) end
 
 local options = ARGV[6] ~= '' and cjson.decode(ARGV[6]) or nil
@@ -51,7 +54,8 @@ local added = {0, 0, 0, 0, 0}
 local results = {'stored', served, durability}
 local accepted = 0
 
--- Idempotency: returns nil to go on, or the refusal ('duplicate <entry>' or 'conflict').
+-- Idempotency: returns nil to go on, or the refusal ('duplicate <entry>' or 'conflict'), or the server's own.
+-- All three buckets are read, so that writing to one of them afterwards cannot fail in mid-batch.
 local function seen_key(option)
   if not option.key then return nil end
   for _, bucket in ipairs({KEYS[7], KEYS[8], KEYS[9]}) do
@@ -70,33 +74,16 @@ local function remember_key(option, entry, due)
   if not option.key then return end
   if due then
     redis.call('HSET', KEYS[9], option.key, option.digest .. ' ' .. entry)
-    return
+  else
+    remember_in_window(KEYS[7], KEYS[8], window, now, option.key, option.digest, entry)
   end
-  local bucket = math.floor(now / window)
-  local key = bucket % 2 == 0 and KEYS[7] or KEYS[8]
-  redis.call('HSET', key, option.key, option.digest .. ' ' .. entry)
-  redis.call('PEXPIREAT', key, (bucket + 2) * window)
 end
 
--- A delayed message: body first, then the index, so that an index never points at nothing.
 local function store_delayed(option, lane, message, state, due)
-  local id = option.id
-  while redis.pcall('HEXISTS', KEYS[5], id) == 1 do id = id .. '+' end
   state.lane = NAMES[lane]
   state.key, state.digest = option.key, option.digest
-  local wrote = redis.pcall('HSET', KEYS[5], id, message, id .. ':state', cjson.encode(state))
-  if failed(wrote) then return wrote end
-  local earliest = redis.pcall('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')
-  local indexed = failed(earliest) and earliest or redis.pcall('ZADD', KEYS[4], due, id)
-  if failed(indexed) then
-    redis.call('HDEL', KEYS[5], id, id .. ':state')
-    return indexed
-  end
-  if #earliest == 0 or due < tonumber(earliest[2]) then
-    -- Only a hint: a login without rights to the channel must not leave half a batch without a record.
-    redis.pcall('PUBLISH', ARGV[7], due)
-  end
-  return 'due ' .. id
+  local name = add_due(KEYS[4], KEYS[5], ARGV[7], option.id, message, state, due)
+  return failed(name) and name or 'due ' .. name
 end
 
 local function store_special(option, lane, message)
@@ -108,7 +95,7 @@ local function store_special(option, lane, message)
   if ttl then state.expires = now + ttl end
   local due = option.at or (option.delay and now + option.delay)
   if due and due > now then
-    if state.expires and option.at and state.expires <= due then return '!expires' end
+    if state.expires and state.expires <= due then return '!expires' end
     local stored = store_delayed(option, lane, message, state, due)
     if not failed(stored) then remember_key(option, stored, true) end
     return stored
@@ -133,7 +120,7 @@ for i = 1, count do
     stored = redis.pcall('XADD', KEYS[9 + lane], '*', 'message', ARGV[7 + i])
     if not failed(stored) then added[lane] = added[lane] + 1 end
   end
-  if failed(stored) then stored = '!error ' .. KEYS[9 + lane] .. ': ' .. stored.err end
+  if failed(stored) then stored = '!error ' .. (stored.key or KEYS[9 + lane]) .. ': ' .. stored.err end
   if string.sub(stored, 1, 1) == '!' then
     refused[tostring(i)] = string.sub(stored, 2)
     any_refused = true

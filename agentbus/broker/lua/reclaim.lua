@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 --@include clock
 --@include entry
+--@include record
 -- Takes everything from a consumer that is dead, in bounded steps.
 --
 -- KEYS   1 alive   2 started   3 ledger   4 dead   5 outcomes   6 returned   7..11 lanes
@@ -23,13 +24,10 @@ else
   charge = not string.find(seen, 'draining', 1, true)
 end
 local started = redis.call('HGET', KEYS[2], consumer)
-local now, moved, ended = now_ms(), 0, 0
+local now, moved, ended, vanished, bytes, kept = now_ms(), 0, 0, 0, 0, 0
 local letters, returned, expiries = {}, {}, {}
-
-local function note(list, source, id)
-  list[#list + 1] = SOURCES[source + 1]
-  list[#list + 1] = id
-end
+-- Bodies moved in one step: it must not hold up the server.
+local MOST_BYTES = 4194304
 
 local function charge_death(state, source, id)
   if not charge then return end
@@ -44,7 +42,8 @@ local function bury(stream, source, id, fields, state)
     'lane', state.lane, 'entry', id, 'owner', consumer, 'attempts', (state.attempt or 0) + 1,
     'max_retries', '', 'state', encode_state(state), 'message', message,
   }
-  local dead = redis.call('XADD', KEYS[4], '*', unpack(letter))
+  local dead = redis.pcall('XADD', KEYS[4], '*', unpack(letter))
+  if failed(dead) then return false end
   redis.call('XADD', KEYS[5], '*', 'consumer', consumer, 'outcome', 'dead', SOURCES[source + 1], id)
   letters[#letters + 1] = dead
   letters[#letters + 1] = message
@@ -54,6 +53,7 @@ end
 -- Puts one entry where it belongs now; false leaves it pending for a later sweep.
 local function place(stream, source, id, fields)
   local message, text = parts(fields)
+  bytes = bytes + #(message or '')
   if not message then return not failed(add_raw(KEYS[6], fields)), true end
   local state = decode_state(text)
   if not state.lane then state.lane = SOURCES[source + 1] end
@@ -72,11 +72,15 @@ local function take(stream, source, id)
   local entries = redis.call('XRANGE', stream, id, id)
   if #entries == 0 then
     redis.call('XACK', stream, 'inbox', id)
-    redis.call('HINCRBY', KEYS[3], 'vanished', 1)
+    vanished = vanished + 1
     return
   end
+  local before = ended
   local placed, to_returned = place(stream, source, id, entries[1][2])
-  if not placed then return end
+  if not placed then
+    if ended == before then kept = kept + 1 end
+    return
+  end
   redis.call('XACK', stream, 'inbox', id)
   redis.call('XDEL', stream, id)
   moved = moved + 1
@@ -85,26 +89,34 @@ end
 
 local more = false
 for source = 0, 5 do
-  local stream, room = KEYS[6 + source], most - moved - ended
-  if room <= 0 then more = true break end
+  local stream, room = KEYS[6 + source], most - moved - ended - vanished
+  if room <= 0 or bytes >= MOST_BYTES then more = true break end
   local pending = redis.pcall('XPENDING', stream, 'inbox', '-', '+', room, consumer)
   if not failed(pending) then
-    for _, item in ipairs(pending) do take(stream, source, item[1]) end
-    if #pending == room then
+    local cut = #pending == room
+    for _, item in ipairs(pending) do
+      if bytes >= MOST_BYTES then cut = true break end
+      take(stream, source, item[1])
+    end
+    if cut then
       more = true
     elseif #redis.call('XPENDING', stream, 'inbox', '-', '+', 1, consumer) == 0 then
       redis.call('XGROUP', 'DELCONSUMER', stream, 'inbox', consumer)
     end
   end
 end
-if not more then redis.call('HDEL', KEYS[2], consumer) end
-if #returned > 0 then
-  redis.call('HINCRBY', KEYS[3], 'reclaimed', #returned / 2)
-  redis.call('HINCRBY', KEYS[3], 'added:returned', #returned / 2)
-  redis.call('XADD', KEYS[5], '*', 'consumer', consumer, 'outcome', 'reclaimed', unpack(returned))
+-- Streams that take no entries keep what they would have got with its owner, for a later sweep: a step that
+-- could do nothing is the last of its takeover, or the reclaimer would never rest.
+if moved + ended + vanished == 0 then more = false end
+if not more and kept == 0 then redis.call('HDEL', KEYS[2], consumer) end
+if vanished > 0 then redis.call('HINCRBY', KEYS[3], 'vanished', vanished) end
+if returned.count then
+  redis.call('HINCRBY', KEYS[3], 'reclaimed', returned.count)
+  redis.call('HINCRBY', KEYS[3], 'added:returned', returned.count)
+  write_record(KEYS[5], consumer, 'reclaimed', returned)
 end
 if ended > 0 then
   redis.call('HINCRBY', KEYS[3], 'expired', ended)
-  redis.call('XADD', KEYS[5], '*', 'consumer', consumer, 'outcome', 'expired', unpack(expiries))
+  write_record(KEYS[5], consumer, 'expired', expiries)
 end
 return {'reclaimed', moved + ended, more and 1 or 0, charge and 1 or 0, unpack(letters)}

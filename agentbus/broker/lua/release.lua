@@ -2,6 +2,7 @@
 --@include clock
 --@include entry
 --@include held
+--@include record
 -- Hands deliveries back at once, nothing spent.
 --
 -- KEYS   1 alive   2 ledger   3 outcomes   4 returned   5..9 lane:critical .. lane:background
@@ -11,7 +12,7 @@
 -- They go to `returned`, which is read before the lanes: a message keeps its place before a million waiting.
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return {'fenced'} end
 local now = now_ms()
-local released, ended, record, expiries = 0, 0, {}, {}
+local record, expiries = {}, {}
 
 local function give_back(source, id)
   local stream = KEYS[4 + source]
@@ -27,9 +28,7 @@ local function give_back(source, id)
   local state = decode_state(text)
   if ends_unseen(message, state, now) then
     redis.call('XACK', stream, 'inbox', id)
-    ended = ended + 1
-    expiries[#expiries + 1] = SOURCES[source + 1]
-    expiries[#expiries + 1] = id
+    note(expiries, source, id)
     return
   end
   if not state.lane then state.lane = SOURCES[source + 1] end
@@ -42,21 +41,20 @@ local function give_back(source, id)
   -- A `returned` that cannot take entries leaves the delivery where it is; the next sweep tries again.
   if failed(added) then return end
   take_away(stream, id)
-  released = released + 1
-  record[#record + 1] = SOURCES[source + 1]
-  record[#record + 1] = id
+  note(record, source, id)
 end
 
 for i = 2, #ARGV, 2 do
   for id in string.gmatch(ARGV[i + 1], '%S+') do give_back(tonumber(ARGV[i]), id) end
 end
+local released = record.count or 0
 if released > 0 then
   redis.call('HINCRBY', KEYS[2], 'released', released)
   redis.call('HINCRBY', KEYS[2], 'added:returned', released)
-  redis.call('XADD', KEYS[3], '*', 'consumer', ARGV[1], 'outcome', 'released', unpack(record))
+  write_record(KEYS[3], ARGV[1], 'released', record)
 end
-if ended > 0 then
-  redis.call('HINCRBY', KEYS[2], 'expired', ended)
-  redis.call('XADD', KEYS[3], '*', 'consumer', ARGV[1], 'outcome', 'expired', unpack(expiries))
+if expiries.count then
+  redis.call('HINCRBY', KEYS[2], 'expired', expiries.count)
+  write_record(KEYS[3], ARGV[1], 'expired', expiries)
 end
 return {'released', released}

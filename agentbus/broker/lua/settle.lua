@@ -7,14 +7,18 @@
 --
 -- One check of the consumer guards the whole batch: reclaim deletes the field in the same script that takes
 -- its first entry, so whatever is pending here is the consumer's own. A repeated call finds nothing pending
--- and writes nothing. The entries stay as history until they are trimmed.
+-- and writes nothing. A stream that refuses does not keep the others' part from being counted. The entries stay as history until they are trimmed.
 local SOURCES = {'returned', 'critical', 'high', 'normal', 'low', 'background'}
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return {'fenced'} end
-local settled, record = 0, {}
+local settled, record, problem = 0, {}, nil
 for i = 3, #ARGV, 2 do
   local source, ids = tonumber(ARGV[i]), {}
   for id in string.gmatch(ARGV[i + 1], '%S+') do ids[#ids + 1] = id end
-  settled = settled + redis.call('XACK', KEYS[4 + source], 'inbox', unpack(ids))
+  -- Lua cannot unpack more than some 8,000 values.
+  for from = 1, #ids, 4000 do
+    local count = redis.pcall('XACK', KEYS[4 + source], 'inbox', unpack(ids, from, math.min(from + 3999, #ids)))
+    if type(count) == 'number' then settled = settled + count else problem = count end
+  end
   record[#record + 1] = SOURCES[source + 1]
   record[#record + 1] = ARGV[i + 1]
 end
@@ -22,4 +26,5 @@ if settled > 0 then
   redis.call('HINCRBY', KEYS[2], ARGV[2], settled)
   redis.call('XADD', KEYS[3], '*', 'consumer', ARGV[1], 'outcome', ARGV[2], unpack(record))
 end
+if problem then return redis.error_reply(problem.err) end
 return {'settled', settled}

@@ -27,8 +27,10 @@ end
 local function time_of(id) return tonumber(string.match(id, '^%d+')) end
 
 -- Entries between the first held one and the last delivered: remove those nobody holds.
-local function remove_behind(stream, first_held, last, budget)
-  local entries = redis.call('XRANGE', stream, first_held, last, 'COUNT', math.min(budget, 500))
+local function remove_behind(stream, first_held, last, budget, average)
+  -- Reading brings the bodies along: four megabytes of them at most.
+  local count = math.max(1, math.min(budget, 500, math.floor(4194304 / average)))
+  local entries = redis.call('XRANGE', stream, first_held, last, 'COUNT', count)
   if #entries == 0 then return 0 end
   local held = {}
   local pending = redis.call('XPENDING', stream, 'inbox', first_held, entries[#entries][1], 1000)
@@ -42,40 +44,53 @@ local function remove_behind(stream, first_held, last, budget)
   return #ended
 end
 
+local function note_oldest(stream)
+  local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+  if first and (not oldest_left or time_of(first[1]) < oldest_left) then oldest_left = time_of(first[1]) end
+end
+
+-- Bytes of one entry, on average; the server looks at the oldest ones.
+local function average_size(stream, length)
+  local size = length > 0 and redis.call('MEMORY', 'USAGE', stream, 'SAMPLES', 5) or 0
+  return math.max(1, size / math.max(1, length))
+end
+
 local function trim(stream, group)
   local summary = redis.call('XPENDING', stream, 'inbox')
   local length, pending = redis.call('XLEN', stream), tonumber(summary[1])
   local waiting = tonumber(group.lag)
+  -- An outsider deleted a waiting entry: the server cannot say how many wait until they have been read.
   if not waiting then return end
   local ended = length - pending - waiting
-  local excess = ended - keep
-  local size = ended > 200 and (redis.call('MEMORY', 'USAGE', stream, 'SAMPLES', 5) or 0) or 0
-  if size > bytes and length > 0 then
-    excess = math.max(excess, math.ceil(ended * (1 - bytes / size)))
-  end
+  if ended <= 0 then return end
+  local average = average_size(stream, length)
+  local excess = ended - math.min(keep, math.floor(bytes / average))
   local border = pending > 0 and summary[2] or group['last-delivered-id']
   local budget = math.min(excess, most)
   local gone = 0
   if budget > 0 then
     gone = redis.call('XTRIM', stream, 'MINID', '~', border, 'LIMIT', budget)
     if pending > 0 and gone < budget and excess - gone > 200 then
-      gone = gone + remove_behind(stream, summary[2], group['last-delivered-id'], budget - gone)
+      gone = gone + remove_behind(stream, summary[2], group['last-delivered-id'], budget - gone, average)
     end
     if gone > 0 and excess - gone > 200 then more = 1 end
   end
-  local too_old = string.format('%d-0', math.min(oldest_kept, time_of(border)))
-  gone = gone + redis.call('XTRIM', stream, 'MINID', '~', too_old, 'LIMIT', most)
-  removed = removed + gone
-  local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
-  if first and (not oldest_left or time_of(first[1]) < oldest_left) then oldest_left = time_of(first[1]) end
+  local too_old = string.format('%d-0', math.max(0, math.min(oldest_kept, time_of(border))))
+  removed = removed + gone + redis.call('XTRIM', stream, 'MINID', '~', too_old, 'LIMIT', most)
 end
 
 for i = 2, 7 do
   local group = group_of(KEYS[i])
-  if group then trim(KEYS[i], group) end
+  if group then
+    trim(KEYS[i], group)
+    note_oldest(KEYS[i])
+  end
 end
--- A record is written after the entries it speaks of were added: older than all of them means useless.
+-- A record is written after the entries it speaks of were added: older than all of them means useless. Those
+-- of messages that were moved on (each retry writes one) speak of no entry and go by age and number.
 if removed > 0 and oldest_left then
   redis.call('XTRIM', KEYS[1], 'MINID', '~', string.format('%d-0', oldest_left), 'LIMIT', most)
 end
+redis.call('XTRIM', KEYS[1], 'MINID', '~', string.format('%d-0', math.max(0, oldest_kept)), 'LIMIT', most)
+redis.call('XTRIM', KEYS[1], 'MAXLEN', '~', 10 * (keep + 100), 'LIMIT', most)
 return {removed, more}

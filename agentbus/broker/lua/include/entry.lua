@@ -44,6 +44,15 @@ local function encode_state(state)
   })
 end
 
+-- Adds the failure of one attempt, as JSON; '' for none. Python writes lone surrogates (names of files have
+-- them) as escapes that this decoder refuses: then the text itself is kept.
+local function add_failure(state, text)
+  if text == '' then return end
+  local ok, failure = pcall(cjson.decode, text)
+  state.last_failure = ok and failure or {error = text}
+  state.first_failure = state.first_failure or state.last_failure
+end
+
 -- Whether an expired message may end without being handed out. A request may not: whoever takes it tells
 -- its asker, who would else wait for the whole timeout.
 local function ends_unseen(message, state, now)

@@ -1,0 +1,46 @@
+"""What an agent may be called and told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agentbus import Agent, InvalidValue
+
+
+def test_its_addresses_are_its_own_name_and_its_pools_each_once() -> None:
+    agent = Agent("worker", pools=["pool", "worker", "pool"])
+    assert agent.addresses == ("agent.worker", "agent.pool")
+
+
+def test_the_catch_all_is_asked_last() -> None:
+    agent = Agent("worker")
+
+    @agent.on()
+    async def anything() -> None: ...
+
+    @agent.on("task")
+    async def task() -> None: ...
+
+    found, other = agent.handler_for("task"), agent.handler_for("else")
+    assert found is not None
+    assert other is not None
+    assert (found.function, other.function) == (task, anything)
+
+
+@pytest.mark.parametrize("name", ["", "Worker", "a.b", "a:b", "{a}", "x" * 64, "-a"])
+def test_a_bad_name_is_refused(name: str) -> None:
+    with pytest.raises(InvalidValue, match="name"):
+        Agent(name)
+
+
+@pytest.mark.parametrize("concurrency", [0, -1, 10_001, 1.5, "2"])
+def test_a_bad_concurrency_is_refused(concurrency: Any) -> None:
+    with pytest.raises(InvalidValue, match="concurrency"):
+        Agent("worker", concurrency=concurrency)
+
+
+def test_pools_given_as_one_text_are_refused() -> None:
+    with pytest.raises(InvalidValue, match="pools"):
+        Agent("worker", pools="reviewers")

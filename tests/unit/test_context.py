@@ -1,0 +1,65 @@
+"""What a handler can ask for besides the body."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from agentbus import Context, Message
+from agentbus.broker.inbox import Inbox, RawEntry
+from agentbus.receive.delivery import Delivery, Source
+
+
+class Place:
+    """Where a delivery came from."""
+
+    address = "agent.worker"
+
+
+def context(sent: list[dict[str, Any]], **fields: Any) -> Context:
+    source = Source(cast(Inbox, Place()), 3)
+    delivery = Delivery(source, RawEntry(3, b"1-0", b"{}", b'{"attempt":2}'), 0.0, cast(Any, None))
+    delivery.message = Message({"message_id": "m-1", "message_type": "task", **fields})
+
+    async def publish(topic: Any, body: Any, **options: Any) -> None:
+        sent.append(options)
+
+    async def reply(message: Message, body: Any) -> None: ...
+
+    return Context(delivery, {"shared": 1}, publish, reply, None)
+
+
+async def test_what_it_publishes_continues_the_conversation() -> None:
+    sent: list[dict[str, Any]] = []
+    await context(sent, correlation_id="c-1", session_id="s", project="p").publish("agent.a.task", None)
+    assert sent == [{"causation_id": "m-1", "correlation_id": "c-1", "session_id": "s", "project": "p"}]
+
+
+async def test_the_first_message_begins_a_conversation_and_options_win() -> None:
+    sent: list[dict[str, Any]] = []
+    asked = context(sent)
+    await asked.publish("agent.a.task", None)
+    await asked.publish("agent.a.task", None, correlation_id="mine", priority="high")
+    assert sent[0] == {"causation_id": "m-1", "correlation_id": "m-1"}
+    assert sent[1] == {"causation_id": "m-1", "correlation_id": "mine", "priority": "high"}
+
+
+async def test_it_is_cancelled_when_the_time_is_up_or_the_lease_is_lost() -> None:
+    asked = context([])
+    assert not asked.cancelled
+    asked.give_up()
+    assert asked.cancelled
+    revoked = context([])
+    revoked.delivery.revoked = True
+    assert revoked.cancelled
+
+
+async def test_it_shows_attempt_and_state_and_logs_with_ids() -> None:
+    asked = context([], correlation_id="c-1")
+    assert asked.attempt == 3
+    assert asked.state == {"shared": 1}
+    assert asked.log.extra == {
+        "address": "agent.worker",
+        "message_id": "m-1",
+        "correlation_id": "c-1",
+        "attempt": 3,
+    }

@@ -1,0 +1,61 @@
+"""The grammar of topics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentbus.errors import InvalidTopic, InvalidValue
+from agentbus.message.topics import Topic, check_message_type, check_name, parse_address, parse_topic
+
+
+def test_a_topic_is_kind_name_and_type_and_further_dots_belong_to_the_type() -> None:
+    found = parse_topic("agent.code-reviewer_2.task.urgent")
+    assert (found.address, found.name, found.message_type) == (
+        "agent.code-reviewer_2", "code-reviewer_2", "task.urgent",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("topic", "word"),
+    [("agent.x", "three parts"), ("channel.x.note", "cannot be published"),
+     ("agnt.x.y", "begins with 'agnt'"),
+     ("agent.X.y", "is not a name"), ("agent.x.*", "wildcard"), ("agent.x.a b", "message type"),
+     ("agent.x.y\n", "message type"), ("agent.x\n.y", "is not a name"), (None, "text"), ([], "text")],
+)  # fmt: skip
+def test_a_wrong_topic_is_told_what_is_wrong(topic: Any, word: str) -> None:
+    with pytest.raises(InvalidTopic, match=word):
+        parse_topic(topic)
+
+
+@given(st.text(max_size=80))
+def test_no_text_breaks_the_parser_or_the_hash_tag(text: str) -> None:
+    try:
+        address = parse_topic(f"agent.{text}").address
+    except InvalidTopic:
+        return
+    assert not set("{}: \n*") & set(address)
+
+
+def test_a_bare_name_means_an_agent() -> None:
+    assert parse_address("reviewer") == parse_address("agent.reviewer") == "agent.reviewer"
+    with pytest.raises(InvalidValue):
+        parse_address("Reviewer")
+
+
+def test_a_typed_topic_checks_its_text_when_it_is_made() -> None:
+    assert str(Topic("agent.x.task", dict)) == "agent.x.task"
+    with pytest.raises(InvalidTopic):
+        Topic("agent.x", dict)
+
+
+def test_names_have_at_most_sixty_three_characters() -> None:
+    assert check_name("x" * 63)
+    with pytest.raises(InvalidValue, match="pool: "):
+        check_name("x" * 64, "pool")
+    assert check_message_type("t" * 200)
+    with pytest.raises(InvalidValue):
+        check_message_type("t" * 201)
