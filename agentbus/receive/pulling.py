@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import weakref
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -134,8 +135,9 @@ class Puller:
         inner.on_settled = finished.done
 
         def dropped() -> None:
-            # The collector may run in any thread.
-            loop.call_soon_threadsafe(self._dropped, inner, finished)
+            # The collector may run in any thread, and long after the loop has closed with everything handed back.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._dropped, inner, finished)
 
         weakref.finalize(pulled, dropped).atexit = False
         return pulled
