@@ -18,6 +18,7 @@ from agentbus.broker.inspection.look import (
     Look,
     StreamLook,
     fields_of,
+    format_id,
     parse_id,
     take_look,
 )
@@ -69,6 +70,8 @@ class Step:
     consumer: str
     stream: str
     entry_id: str
+    #: The record in ``outcomes``: its place in time also within one millisecond.
+    record_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,11 @@ async def trace_message(
         places += search.places
         steps += search.steps
     return Trace(
-        message_id, message, tuple(places), tuple(sorted(steps, key=lambda step: step.at_ms)), len(addresses)
+        message_id,
+        message,
+        tuple(places),
+        tuple(sorted(steps, key=lambda step: parse_id(step.record_id))),
+        len(addresses),
     )
 
 
@@ -242,7 +249,15 @@ class _Search:
                     self._note(record, stream, held_id)
 
     def _note(self, record: _Record, stream: str, held_id: str) -> None:
-        step = Step(self._keys.address, record.at[0], record.outcome, record.consumer, stream, held_id)
+        step = Step(
+            self._keys.address,
+            record.at[0],
+            record.outcome,
+            record.consumer,
+            stream,
+            held_id,
+            format_id(record.at),
+        )
         if step not in self.steps:
             self.steps.append(step)
 
