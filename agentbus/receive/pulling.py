@@ -135,7 +135,7 @@ class Puller:
         inner.on_settled = finished.done
 
         def dropped() -> None:
-            # The collector may run in any thread, and long after the loop has closed with everything handed back.
+            # The collector may run in any thread, and after the loop has closed, with everything handed back.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._dropped, inner, finished)
 
