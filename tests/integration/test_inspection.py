@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from agentbus import Agent, AgentSettings, Bus, Delivery, Reject, Retry, WrongKeyType
+from agentbus.broker.inbox import Inbox
 from agentbus.broker.inspection import Tail, TailedEntry, inspect_inbox
 from agentbus.broker.inspection.look import LARGEST, take_look
 from agentbus.broker.keys import InboxKeys, inbox_keys
@@ -359,3 +360,23 @@ async def test_a_repair_under_a_parked_consumer_goes_unnoticed_by_it(
         await opened.publish(f"agent.{name}.task", "after")
         await eventually(lambda: handled == ["after"])
     assert (await opened.inspect(name)).ledger.closes
+
+
+async def test_a_lane_that_takes_no_more_messages_holds_up_no_other(
+    opened: Bus, unique: Callable[[str], str]
+) -> None:
+    name = unique("beside")
+    agent = Agent(name, concurrency=1)
+    handled: list[Any] = []
+    agent.on("task")(handled.append)
+    keys = keys_of(opened, name)
+    await command(opened, "XADD", keys.sources[3], LARGEST_ID, "message", "not one of ours")
+    async with opened.serving(agent):
+        await eventually(lambda: nothing_moves(opened, name))
+        # The index may still list a lane that parked reads have emptied.
+        await command(opened, "ZADD", keys.lanes, 1, "normal")
+        await opened.publish(f"agent.{name}.task", "low", priority="low")
+        await opened.publish(f"agent.{name}.task", "high", priority="high")
+        await eventually(lambda: sorted(handled) == ["high", "low"])
+    inbox = Inbox(opened.rooms.broker, opened.settings.prefix, f"agent.{name}")
+    assert await inbox.sweep() is False

@@ -83,8 +83,12 @@ local function last_delivered(stream)
   return '0-0'
 end
 
+-- Nothing waits behind the largest id, and the server refuses to look there with an error.
+local LARGEST = '18446744073709551615-18446744073709551615'
+
 local function oldest_waiting(lane)
   local last = last_delivered(KEYS[5 + lane])
+  if last == LARGEST then return nil end
   local head = redis.call('XRANGE', KEYS[5 + lane], '(' .. last, '+', 'COUNT', 1)[1]
   if not head then return nil end
   return math.min(tonumber(string.match(head[1], '^%d+')), now) + ALLOWANCE[lane], last
