@@ -275,7 +275,7 @@ async def test_a_tail_sees_everything_and_takes_nothing(opened: Bus, unique: Cal
     }  # fmt: skip
     following = asyncio.create_task(take(view, 2))
     await opened.publish(f"agent.{name}.task", "new")
-    await command(opened, "XADD", keys_of(opened, name).sources[1], "*", "stray", "field")
+    await command(opened, "XADD", keys_of(opened, name).sources[3], "*", "stray", "field")
     arrived = await asyncio.wait_for(following, 10)
     assert [entry.message and entry.message.content for entry in arrived] == ["new", None]
     assert arrived[1].fields == {"stray": "field"}

@@ -2,8 +2,7 @@
 
 A message changes its entry id whenever it moves (retry, release, takeover), so it is followed by its
 message id through all streams. Records of outcomes name entry ids: those of the entries found are looked up
-there. What was handed back can be linked to the record of it, because one script wrote both in one
-millisecond and in one order.
+there. What was handed back is linked to the record of it by time and order, because one script wrote both.
 """
 
 from __future__ import annotations
@@ -31,6 +30,8 @@ from agentbus.message.message import Message
 _PAGE = 500
 #: Links between hand-backs that are followed to the past.
 _MOST_LINKS = 100
+#: From a handed back entry to the record of it. Since Redis 7.2 a script has one time from begin to end.
+_LONGEST_HAND_BACK_MS = 2
 
 #: Told before each address: (index, how many there are, address).
 Progress = Callable[[int, int, str], None]
@@ -279,15 +280,22 @@ class _Search:
                     returned.append(held_id)
 
     async def _hand_back_of(self, entry_id: EntryId) -> tuple[_Record, str, str] | None:
-        """Return which delivery became this entry of ``returned``; None when it cannot be said for sure."""
+        """Return which delivery became this entry of ``returned``; None when more than one might have."""
         at, place = entry_id
-        rows = await self._broker.execute("XRANGE", self._keys.outcomes, at, at, "COUNT", 100)
+        rows = await self._broker.execute(
+            "XRANGE", self._keys.outcomes, at, at + _LONGEST_HAND_BACK_MS, "COUNT", 100
+        )
         records = [_Record.read(row[0], row[1]) for row in rows]
         records = [record for record in records if record.outcome in ("released", "reclaimed")]
-        if len(records) != 1 or place >= len(records[0].entries):
+        if len(records) != 1:
             return None
-        stream, held_id = records[0].entries[place]
-        return records[0], stream, held_id
+        (record,) = records
+        if len(record.entries) == 1:
+            place = 0
+        elif record.at[0] != at or place >= len(record.entries):
+            return None
+        stream, held_id = record.entries[place]
+        return record, stream, held_id
 
 
 @dataclass(frozen=True, slots=True)
