@@ -29,7 +29,7 @@ from agentbus.receive.incarnation import Grounds
 from agentbus.receive.lease import Heart
 from agentbus.receive.outcome import Outcome
 from agentbus.receive.pulling import PulledDelivery, Puller
-from agentbus.receive.subscriber import Subscriber, first_error
+from agentbus.receive.subscriber import Subscriber, first_error, until_ready
 from agentbus.receive.workload import SuspectGate
 from agentbus.send.envelope import AnyTopic, PublishOptions, Sender
 from agentbus.send.publisher import Publisher
@@ -223,11 +223,7 @@ class Bus:
         """Serve agents for the length of a block: inside FastAPI, notebooks and tests."""
         subscribers = [self._subscriber(agent) for agent in agents]
         running = asyncio.create_task(_run_all(subscribers), name="agentbus serving")
-        ready = asyncio.gather(*(subscriber.ready.wait() for subscriber in subscribers))
-        await asyncio.wait((running, asyncio.ensure_future(ready)), return_when=asyncio.FIRST_COMPLETED)
-        if running.done():
-            ready.cancel()
-            running.result()
+        await until_ready(running, subscribers)
         try:
             yield
         finally:

@@ -100,6 +100,11 @@ class BrokerError(AgentBusError):
 class BrokerUnavailable(BrokerError):
     """The broker cannot be reached or did not answer in time."""
 
+    def __init__(self, message: str | None = None, *, uncertain: bool = False) -> None:
+        super().__init__(message)
+        #: True when the command was sent and may have been executed although no answer came.
+        self.uncertain = uncertain
+
 
 class BrokerRefused(BrokerError):
     """The broker answered with an error."""

@@ -33,11 +33,15 @@ def commit(root: Path) -> str:
 
 
 def describe() -> dict[str, str]:
-    """Name -> value, for the report."""
+    """Name and value of what does not change while a run lasts."""
     return {
         "processor": f"{_cpu()}, {os.cpu_count()} cores",
         "memory": _memory(),
         "system": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),
-        "load before the run": f"{os.getloadavg()[0]:.2f}",
     }
+
+
+def load() -> str:
+    """How busy the machine was during the last minute; a run by itself keeps it between one and three."""
+    return f"{os.getloadavg()[0]:.1f}"

@@ -134,7 +134,7 @@ def _setups(plan: Plan) -> str:
 
 
 def _facts(root: Path, command: str, results: Results) -> str:
-    facts = {**machine.describe(), "commit": machine.commit(root), "command": f"`{command}`"}
+    facts = {**results.machine, "commit": machine.commit(root), "command": f"`{command}`"}
     facts["length of the run"] = f"{results.seconds / 60:.1f} minutes"
     versions = ", ".join(f"{name} {version}" for name, version in sorted(results.versions.items()))
     return _table(

@@ -69,6 +69,7 @@ class Results:
     failures: dict[str, str] = field(default_factory=dict)
     """Candidate or scenario -> why it has no figures."""
     versions: dict[str, str] = field(default_factory=dict)
+    machine: dict[str, str] = field(default_factory=dict)
     backlog: Backlog | None = None
     crowd: Crowd | None = None
     seconds: float = 0.0
@@ -104,6 +105,7 @@ class Results:
             },
             "failures": self.failures,
             "versions": self.versions,
+            "machine": self.machine,
             "seconds": self.seconds,
             "backlog": _slots(self.backlog),
             "crowd": _slots(self.crowd),

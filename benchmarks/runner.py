@@ -10,7 +10,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from . import backlog, crowd
+from . import backlog, crowd, machine
 from .broker_state import BrokerState
 from .catalogue import AGENTBUS, AGENTBUS_MANY, CATALOGUE, RAW_PUBLISH
 from .processes import SideFailed, talking
@@ -120,11 +120,13 @@ class Runner:
             for name in self.plan.candidates:
                 if not CATALOGUE[name].at_home:
                     self.fail(name, "the peers' environment is not there; `make bench` makes it")
+        self.results.machine = {**machine.describe(), "load before the run": machine.load()}
         for number in range(self.plan.rounds + 1):
             for name in self.plan.candidates:
                 if self.alive(name):
                     await self._turn(name, number)
         await self._scenarios()
+        self.results.machine["load at its end"] = machine.load()
         self.results.seconds = perf_counter() - self._started
         return self.results
 

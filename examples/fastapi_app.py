@@ -1,7 +1,5 @@
 """A web application that is an agent too: `uvicorn examples.fastapi_app:app` (needs fastapi, uvicorn)."""
 
-# mypy: disable-error-code="import-not-found,untyped-decorator"
-
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any

@@ -8,10 +8,11 @@ whose reply was lost may have happened, and only its caller knows how to ask aga
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import hiredis
 import redis.exceptions as driver
@@ -38,6 +39,8 @@ _TRANSIENT: Final = (
     "LOADING", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED", "MISCONF", "NOREPLICAS",
     "BUSY ", "UNKILLABLE",
 )  # fmt: skip
+_PASSWORD: Final = re.compile(r"(?<=://)([^:@/]*:)[^@]*@")
+_QUERY_PASSWORD: Final = re.compile(r"([?&]\w*password=)[^&]*")
 _TRANSIENT_TYPES: Final = (
     driver.ConnectionError,
     driver.TimeoutError,
@@ -80,12 +83,11 @@ def _packed(arguments: tuple[Argument, ...]) -> bytes:
 
 def masked(url: str) -> str:
     """Return a URL that can be shown: without its password."""
-    password = urlsplit(url).password
-    return url.replace(f":{password}@", ":***@", 1) if password else url
+    return _QUERY_PASSWORD.sub(r"\1***", _PASSWORD.sub(r"\1***@", url))
 
 
-def map_error(error: BaseException) -> BrokerError:
-    """Return our error for one of the driver's."""
+def map_error(error: BaseException, sent: bool = True) -> BrokerError:
+    """Return our error for one of the driver's; ``sent`` tells whether the command had left."""
     text = str(error) or type(error).__name__
     if isinstance(error, driver.NoScriptError):
         return ScriptMissing(text)
@@ -99,8 +101,11 @@ def map_error(error: BaseException) -> BrokerError:
         return GroupMissing(text)
     if text.startswith("WRONGTYPE"):
         return WrongKeyType(text)
-    if isinstance(error, (*_TRANSIENT_TYPES, OSError, TimeoutError)) or text.startswith(_TRANSIENT):
+    if text.startswith(_TRANSIENT):
         return BrokerUnavailable(f"the broker is not available: {text}")
+    if isinstance(error, (*_TRANSIENT_TYPES, OSError, TimeoutError)):
+        answered = isinstance(error, driver.ResponseError | driver.BusyLoadingError)
+        return BrokerUnavailable(f"the broker is not available: {text}", uncertain=sent and not answered)
     return BrokerRefused(text)
 
 
@@ -110,6 +115,7 @@ class Link:
     def __init__(self, connection: AbstractConnection, timeout: float) -> None:
         self._connection = connection
         self._timeout = timeout
+        self._process = os.getpid()
 
     @property
     def connected(self) -> bool:
@@ -119,16 +125,20 @@ class Link:
     async def execute(self, *arguments: Argument, timeout: float | None = None) -> Any:
         """Send one command and return its reply, undecoded.
 
-        ``timeout`` is in seconds. Raises a `BrokerError`; after `BrokerUnavailable` the command may or may
-        not have been executed.
+        ``timeout`` is in seconds. Raises a `BrokerError`; after an ``uncertain`` `BrokerUnavailable` the
+        command may or may not have been executed.
         """
+        sent = self._connection.is_connected
         try:
             # One deadline for connecting, writing and reading: a stopped server stalls any of them.
             async with asyncio.timeout(timeout or self._timeout):
+                if not sent:
+                    await self._connection.connect()  # type: ignore[no-untyped-call]
+                    sent = True
                 await self._send(_packed(arguments))
                 return await self._connection.read_response()
         except (driver.RedisError, OSError, TimeoutError) as error:
-            raise map_error(error) from error
+            raise map_error(error, sent) from error
 
     async def pipeline(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
         """Send several commands in one write; a command that was refused has its `BrokerError` as reply."""
@@ -168,7 +178,10 @@ class Link:
 
     async def close(self) -> None:
         """Close the connection; a later use opens it again."""
-        await self._connection.disconnect(nowait=True)
+        # After a fork it belongs to the parent, whose event loop shares its table of watched sockets with
+        # this process: closing here would make the parent deaf on its own connection.
+        if self._process == os.getpid():
+            await self._connection.disconnect(nowait=True)
 
 
 class Broker:
@@ -178,6 +191,8 @@ class Broker:
         self.settings = settings
         self._pool = _driver_pool(settings)
         self._idle: list[Link] = []
+        self._inherited: list[Link] = []
+        self._process = os.getpid()
         self._slots = asyncio.Semaphore(settings.most_links)
 
     def open_link(self, timeout: float | None = None) -> Link:
@@ -192,7 +207,7 @@ class Broker:
             try:
                 return await link.execute(*arguments)
             finally:
-                self._idle.append(link)
+                self._give_back(link)
 
     async def pipeline(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
         """Send several commands in one write over the pool."""
@@ -201,29 +216,44 @@ class Broker:
             try:
                 return await link.pipeline(commands)
             finally:
-                self._idle.append(link)
+                self._give_back(link)
+
+    def _give_back(self, link: Link) -> None:
+        # A link that could not connect must not hide the good ones below it: where the server's limit is
+        # reached by our own idle links, it would be tried, and refused, for ever.
+        if link.connected:
+            self._idle.append(link)
 
     def forget_links(self) -> None:
         """Abandon the pooled links without closing them: after a fork they belong to the parent."""
-        self._idle.clear()
+        self._keep_inherited()
+        self._idle = []
         self._slots = asyncio.Semaphore(self.settings.most_links)
+
+    def _keep_inherited(self) -> None:
+        if self._process != os.getpid():
+            # Kept, or the garbage collector would close them, and the parent would become deaf on them.
+            self._inherited += self._idle
+            self._idle = []
+            self._process = os.getpid()
 
     async def close(self) -> None:
         """Close every pooled connection."""
+        self._keep_inherited()
         while self._idle:
             await self._idle.pop().close()
 
 
 def _driver_pool(settings: ConnectionSettings) -> ConnectionPool:
-    scheme = urlsplit(settings.url).scheme
-    if scheme not in SCHEMES:
+    if settings.url.partition("://")[0] not in SCHEMES:
         raise ConfigurationError(
             f"url: {masked(settings.url)!r} is not a broker URL; use redis://host:6379, rediss://host:6379 "
             "or unix:///path/to/socket"
         )
     try:
-        return ConnectionPool.from_url(
-            settings.url,
+        pool = ConnectionPool.from_url(settings.url)
+        # Set afterwards: in the driver the URL's own options win over arguments.
+        pool.connection_kwargs.update(
             # Deadlines are ours (see Link.execute): the driver's cost a task for every write.
             socket_timeout=None,
             socket_connect_timeout=settings.connect_timeout,
@@ -231,8 +261,12 @@ def _driver_pool(settings: ConnectionSettings) -> ConnectionPool:
             retry=DriverRetry(NoBackoff(), 0),
             # One shape of replies on every server and every version of the driver.
             protocol=2,
+            decode_responses=False,
             client_name=settings.client_name,
             health_check_interval=0,
         )
-    except (ValueError, TypeError) as error:
+        # The driver looks at the URL's options only now.
+        pool.make_connection()  # type: ignore[no-untyped-call]
+        return pool
+    except (ValueError, TypeError, AttributeError, driver.RedisError) as error:
         raise ConfigurationError(f"url: {masked(settings.url)!r}: {error}") from error

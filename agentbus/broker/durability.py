@@ -103,6 +103,10 @@ class Durabilities:
         self._link: Link | None = None
         self._probing: asyncio.Lock = asyncio.Lock()
         self._barrier_lock: asyncio.Lock = asyncio.Lock()
+        #: For each level the barrier that has not begun to write: it covers all who join until it does.
+        self._next_barriers: dict[Durability, asyncio.Task[bool]] = {}
+        self._barriers: set[asyncio.Task[bool]] = set()
+        self._inherited: list[Link] = []
         self._warned = False
 
     @property
@@ -112,8 +116,16 @@ class Durabilities:
 
     def forget_links(self) -> None:
         """Abandon connections after a fork or in another event loop."""
+        if self._link is not None:
+            # Kept: collected as garbage after a fork it would deafen the parent's connection.
+            self._inherited.append(self._link)
         self._link = None
+        self._next_barriers = {}
         self._probing, self._barrier_lock = asyncio.Lock(), asyncio.Lock()
+
+    def forget_server(self) -> None:
+        """Find out anew what the server gives: it was away and may have been configured otherwise."""
+        self._server = None
 
     async def check(self, level: Durability) -> None:
         """Raise `DurabilityUnavailable` for a level asked for that this server cannot give."""
@@ -137,7 +149,7 @@ class Durabilities:
                 if level == "disk" and server.appendfsync == "always":
                     # The server answers a write only after its sync.
                     return "disk"
-                return level if await self._barrier(level) else "stream"
+                return level if await self._shared_barrier(level) else "stream"
         except (TimeoutError, BrokerError):
             # The messages are stored; raising would make their callers publish them again.
             return "stream"
@@ -148,9 +160,21 @@ class Durabilities:
                 self._server = await probe(self._broker, self._prefix)
             return self._server
 
+    async def _shared_barrier(self, level: Durability) -> bool:
+        """Wait for the next barrier together with all others: each may take the second a sync takes."""
+        task = self._next_barriers.get(level)
+        if task is None:
+            task = asyncio.create_task(self._barrier(level), name=f"agentbus barrier {level}")
+            self._next_barriers[level] = task
+            self._barriers.add(task)
+            task.add_done_callback(self._barriers.discard)
+        return await asyncio.shield(task)
+
     async def _barrier(self, level: Durability) -> bool:
         """Write and wait. A barrier that begins after a message was stored covers it."""
         async with self._barrier_lock:
+            # Whoever comes from here on was perhaps stored after the write below.
+            self._next_barriers.pop(level, None)
             if self._link is None:
                 self._link = self._broker.open_link(timeout=30.0)
             await self._link.execute("SET", f"{self._prefix}:barrier", "1", "PX", 60_000)
@@ -158,8 +182,9 @@ class Durabilities:
                 reply = await self._link.execute("WAITAOF", 1, 0, 25_000)
                 return int(reply[0]) >= 1
             wanted = await count_replicas(self._broker)
-            reply = await self._link.execute("WAIT", max(1, wanted), 25_000)
-            return wanted > 0 and int(reply) >= wanted
+            if wanted == 0:
+                return False
+            return int(await self._link.execute("WAIT", wanted, 25_000)) >= wanted
 
     def _degrade(self, server: ServerDurability) -> None:
         if not self._warned:
@@ -173,6 +198,8 @@ class Durabilities:
             )
 
     async def close(self) -> None:
-        """Close the barrier's connection."""
+        """End what still waits, and close the barrier's connection."""
+        for task in tuple(self._barriers):
+            task.cancel()
         if self._link is not None:
             await self._link.close()

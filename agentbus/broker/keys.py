@@ -149,6 +149,20 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "PX: an hour after the process last renewed it",
     ),
     KeyInfo(
+        "probe",
+        "string",
+        "Written to find out whether WAITAOF waits for a sync.",
+        "publisher, once",
+        "PX: five seconds",
+    ),
+    KeyInfo(
+        "barrier",
+        "string",
+        "Written before WAIT or WAITAOF, which then cover everything stored earlier.",
+        "publisher, when messages are to be on disk or replicated",
+        "PX: a minute",
+    ),
+    KeyInfo(
         "addresses",
         "set",
         "Every address in use.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -34,21 +35,25 @@ def encode_body(content: Any, context: Mapping[str, Any] | None, metadata: Mappi
     else:
         body = {"content": content}
     if context:
-        body["context"] = context
+        body["context"] = dict(context)
     if metadata:
-        body["metadata"] = metadata
+        body["metadata"] = dict(metadata)
     return body
 
 
 def encode(envelope: Mapping[str, Any], limit_bytes: int) -> bytes:
     """Return the envelope as JSON text.
 
-    Raises `BodyNotSerializable` or, above ``limit_bytes``, `BodyTooLarge` with the size.
+    Raises `BodyNotSerializable` naming the field or, above ``limit_bytes``, `BodyTooLarge` with the size.
     """
     try:
         text = orjson.dumps(envelope, option=_OPTIONS, default=_encode_inner)
     except (TypeError, ValueError, RecursionError) as error:
-        raise BodyNotSerializable("body", f"cannot be written as JSON: {error}") from error
+        field = _field_at_fault(envelope)
+        raise BodyNotSerializable(field, f"cannot be written as JSON: {error}") from error
+    # NaN and infinity are written as null: look for them only where there is a null nobody asked for.
+    if b"null" in text and text.count(b"null") > sum(value is None for value in envelope.values()):
+        _refuse_lost_numbers(envelope.get("body"))
     if len(text) > limit_bytes:
         raise BodyTooLarge(
             "body",
@@ -56,6 +61,34 @@ def encode(envelope: Mapping[str, Any], limit_bytes: int) -> bytes:
             "file and put its name or address into the message",
         )
     return text
+
+
+def _field_at_fault(envelope: Mapping[str, Any]) -> str:
+    """Return the first field that is not JSON by itself."""
+    body = envelope.get("body")
+    parts = body if isinstance(body, dict) else {}
+    fields = {**{name: value for name, value in envelope.items() if name != "body"}}
+    fields.update((name, parts[name]) for name in ("context", "metadata") if name in parts)
+    for name, value in fields.items():
+        try:
+            orjson.dumps(value, option=_OPTIONS, default=_encode_inner)
+        except (TypeError, ValueError, RecursionError):
+            return name
+    return "body"
+
+
+def _refuse_lost_numbers(value: Any) -> None:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise BodyNotSerializable("body", f"cannot be written as JSON: it has no {value}")
+    elif isinstance(value, BaseModel):
+        _refuse_lost_numbers(value.model_dump())
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            _refuse_lost_numbers(getattr(value, field.name))
+    elif isinstance(value, (Mapping, list, tuple, set, frozenset)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            _refuse_lost_numbers(item)
 
 
 def _encode_inner(value: Any) -> Any:

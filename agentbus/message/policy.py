@@ -31,7 +31,7 @@ DURABILITIES: tuple[Durability, ...] = get_args(Durability)
 
 def check_priority(priority: str) -> int:
     """Return the lane index of a priority, or raise `InvalidValue`."""
-    index = PRIORITY_INDEX.get(priority)
+    index = PRIORITY_INDEX.get(priority) if isinstance(priority, str) else None
     if index is None:
         raise InvalidValue("priority", f"{priority!r} is not one of {', '.join(PRIORITIES)}")
     return index

@@ -69,11 +69,15 @@ def check_message_type(message_type: str, field: str = "message_type") -> str:
     return message_type
 
 
-@lru_cache(maxsize=4096)
 def parse_topic(topic: str) -> Destination:
     """Split ``agent.<name>.<type>``; raise `InvalidTopic` that says which part is wrong."""
     if not isinstance(topic, str):
         raise InvalidTopic("topic", f"must be text such as agent.reviewer.task, not {topic!r}")
+    return _split(topic)
+
+
+@lru_cache(maxsize=4096)
+def _split(topic: str) -> Destination:
     if "*" in topic or ">" in topic:
         raise InvalidTopic("topic", f"{topic!r} has a wildcard; a message goes to one address")
     parts = topic.split(".", 2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import secrets
 import socket
 import time
@@ -36,7 +37,7 @@ from agentbus.receive.execution import Execution
 from agentbus.receive.housekeeping import NO_POLICY, Housekeeper, Nudges, Told, read_policy
 from agentbus.receive.intake import Intake
 from agentbus.receive.lease import Heart, Lease, clock
-from agentbus.receive.outcome import RELEASED
+from agentbus.receive.outcome import RELEASED, Kind, Outcome
 from agentbus.receive.settler import Settler
 from agentbus.receive.workload import SuspectGate, Workload
 from agentbus.settings import RetentionSettings
@@ -81,6 +82,7 @@ class Incarnation:
         self._execution = execution
         self._runner_count = runners
         settings = agent.settings
+        self._start_within = seconds(settings.start_within, "start_within")
         self.consumer = consumer_name(agent.name)
         inboxes = [Inbox(grounds.broker, grounds.prefix, address) for address in agent.addresses]
         self._sources = [Source(inbox, index) for inbox in inboxes for index in range(len(SOURCES))]
@@ -95,8 +97,9 @@ class Incarnation:
         )
         self.settler = Settler(self.consumer, self._sources, execution, grounds.events, self._lose)
         self.intake = Intake(
-            grounds.broker, self.lease, self.workload, self.accept, self._lose, grounds.events
-        )
+            grounds.broker, self.lease, self.workload, self.accept, self._lose, grounds.events,
+            lambda: self.settler.unsettled,
+        )  # fmt: skip
         self.housekeepers = {
             inbox.address: Housekeeper(
                 inbox, self.lease, grounds.key_window_ms, grounds.retention, grounds.events, tell_dead
@@ -244,7 +247,19 @@ class Incarnation:
             source.held[entry.entry_id] = delivery
             deliveries.append(delivery)
         self.workload.add(deliveries)
+        self._put_off_suspects()
         self._give_back(self.workload.take_excess())
+
+    def _put_off_suspects(self) -> None:
+        """Put off suspects that a long one keeps from starting.
+
+        Handed back at once they would be read again at once, before everything else, and keep the runners
+        from all other work for as long as the long one runs.
+        """
+        for delivery in self.workload.take_blocked(self._start_within):
+            later = Outcome(Kind.DEFERRED, random.randint(2_000, 4_000), "suspect")
+            # Decoded first: the message waits under its own id.
+            self.settler.settle(delivery, self._execution.open(delivery) or later)
 
     def _give_back(self, deliveries: Sequence[Delivery]) -> None:
         for delivery in deliveries:
@@ -309,10 +324,10 @@ class Incarnation:
     async def _watch(self) -> None:
         """Give back what has not started in time; rebuild a reader that hears nothing."""
         loop = asyncio.get_running_loop()
-        start_within = seconds(self._agent.settings.start_within, "start_within")
         while True:
             await asyncio.sleep(_START_CHECK)
-            self._give_back(self.workload.take_unstarted(loop.time() - start_within))
+            self._put_off_suspects()
+            self._give_back(self.workload.take_unstarted(loop.time() - self._start_within))
             if self._deaf(loop.time()):
                 await self.intake.rebuild()
 

@@ -17,6 +17,10 @@ from agentbus.receive.workload import Workload
 PARK_MS = 2_000
 #: Bytes of messages in one fetch.
 _FETCH_BYTES = 1024 * 1024
+#: Handled messages that the broker has not confirmed, beyond which no more are taken: all of them would run
+#: again if this process died, and after an outage the reader is often back before the settlements.
+_MOST_UNSETTLED = 1_000
+_SETTLING_PAUSE = 0.002
 
 Accept = Callable[[Inbox, Sequence[RawEntry]], None]
 
@@ -32,6 +36,7 @@ class Intake:
         accept: Accept,
         fenced: Callable[[str], None],
         events: Events,
+        unsettled: Callable[[], int],
     ) -> None:
         self._broker = broker
         self._lease = lease
@@ -40,6 +45,7 @@ class Intake:
         self._accept = accept
         self._fenced = fenced
         self._events = events
+        self._unsettled = unsettled
         self._link = broker.open_link()
         self._client_id: int | None = None
         self._parked = False
@@ -62,6 +68,9 @@ class Intake:
             if not self._lease.holds:
                 # What is taken now could not be started; the beat comes back, or the fence.
                 await asyncio.sleep(0.05)
+                continue
+            if self._unsettled() > _MOST_UNSETTLED:
+                await asyncio.sleep(_SETTLING_PAUSE)
                 continue
             try:
                 if not await self._fetch_round() and not self._stopping:

@@ -13,7 +13,7 @@ from agentbus.message.durations import Duration, readable, seconds
 from agentbus.receive.delivery import Delivery
 from agentbus.receive.incarnation import Incarnation
 from agentbus.receive.outcome import RELEASED
-from agentbus.receive.subscriber import Subscriber
+from agentbus.receive.subscriber import Subscriber, until_ready
 
 
 class PulledDelivery(Delivery):
@@ -56,11 +56,7 @@ class Puller:
     async def open(self) -> None:
         """Join; raises what joining raises."""
         self._task = asyncio.create_task(self._subscriber.run(runners=0), name="agentbus pull")
-        ready = asyncio.create_task(self._subscriber.ready.wait())
-        await asyncio.wait((self._task, ready), return_when=asyncio.FIRST_COMPLETED)
-        ready.cancel()
-        if self._task.done():
-            self._task.result()
+        await until_ready(self._task, (self._subscriber,))
 
     async def close(self) -> None:
         """Hand back what is unsettled and leave."""
@@ -96,14 +92,27 @@ class Puller:
             if inner is None:
                 await self._wait_work(incarnation)
                 continue
-            ended = self._subscriber.execution.open(inner)
-            if ended is None:
-                if inner.suspect:
-                    await incarnation.mark_started(inner)
-                return self._hand_out(incarnation, inner)
-            await self._subscriber.execution.answer(inner, ended)
-            incarnation.settler.settle(inner, ended)
-            incarnation.workload.finished(inner, 1.0)
+            try:
+                pulled = await self._begin(incarnation, inner)
+            except BaseException:
+                # The caller gave up in between: without this nobody would ever settle the message.
+                incarnation.settler.settle(inner, RELEASED)
+                incarnation.workload.finished(inner, 1.0)
+                raise
+            if pulled is not None:
+                return pulled
+
+    async def _begin(self, incarnation: Incarnation, inner: Delivery) -> PulledDelivery | None:
+        """Hand out a delivery, or end one that is not to be handled."""
+        ended = self._subscriber.execution.open(inner)
+        if ended is None:
+            if inner.suspect:
+                await incarnation.mark_started(inner)
+            return self._hand_out(incarnation, inner)
+        await self._subscriber.execution.answer(inner, ended)
+        incarnation.settler.settle(inner, ended)
+        incarnation.workload.finished(inner, 1.0)
+        return None
 
     async def _present(self) -> Incarnation:
         """Return the present incarnation, once it may start work."""
@@ -135,7 +144,7 @@ class Puller:
         inner.on_settled = finished.done
 
         def dropped() -> None:
-            # The collector may run in any thread, and after the loop has closed, with everything handed back.
+            # The collector may run in any thread, and after the loop has ended.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._dropped, inner, finished)
 
@@ -163,7 +172,8 @@ class Puller:
                 message_id=inner.message.message_id,
             )
             finished.incarnation.settler.settle(inner, RELEASED)
-            finished.done()
+        # Also after the lease was lost: a suspect that never ends would keep all others of this process back.
+        finished.done()
 
 
 class _Finish:

@@ -130,6 +130,26 @@ class Subscriber:
         return self._incarnation.siblings(address) if self._incarnation is not None else 1
 
 
+async def until_ready(running: asyncio.Task[None], subscribers: Sequence[Subscriber]) -> None:
+    """Wait until all serve; raise what ended ``running`` before. A caller that gives up ends it."""
+    ready = asyncio.create_task(_all_ready(subscribers))
+    try:
+        await asyncio.wait((running, ready), return_when=asyncio.FIRST_COMPLETED)
+    except asyncio.CancelledError:
+        running.cancel()
+        await asyncio.wait((running,))
+        raise
+    finally:
+        ready.cancel()
+    if running.done():
+        running.result()
+
+
+async def _all_ready(subscribers: Sequence[Subscriber]) -> None:
+    for subscriber in subscribers:
+        await subscriber.ready.wait()
+
+
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return the first error inside nested groups."""
     error: BaseException = group

@@ -18,6 +18,16 @@ class SuspectGate:
 
     def __init__(self) -> None:
         self.running = False
+        self._since = 0.0
+
+    def enter(self) -> None:
+        """A suspect begins."""
+        self.running = True
+        self._since = time.monotonic()
+
+    def taken_for(self, seconds: float) -> bool:
+        """Whether one suspect has been running for longer than this: the others need not wait here."""
+        return self.running and time.monotonic() - self._since > seconds
 
 
 class Workload:
@@ -88,7 +98,7 @@ class Workload:
     def take(self) -> Delivery | None:
         """Give the next delivery to a runner, or None."""
         if self._suspects and not self._gate.running:
-            self._gate.running = True
+            self._gate.enter()
             self.running += 1
             return self._suspects.popleft()
         if not self._ready:
@@ -140,6 +150,15 @@ class Workload:
             # Without this a reader that waits for room would stay deaf where nothing else makes room.
             self._tell_room()
         return late
+
+    def take_blocked(self, patience: float) -> list[Delivery]:
+        """Remove and return the suspects behind one that has been running for ``patience`` seconds."""
+        if not self._suspects or not self._gate.taken_for(patience):
+            return []
+        blocked = list(self._suspects)
+        self._suspects.clear()
+        self._tell_room()
+        return blocked
 
     def take_excess(self) -> list[Delivery]:
         """Remove and return what came beyond the free runners while nothing may wait here."""

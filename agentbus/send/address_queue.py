@@ -3,50 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import math
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 
 from agentbus.broker.durability import Durabilities
 from agentbus.broker.inbox import BatchAnswer, Inbox
-from agentbus.errors import (
-    BrokerError,
-    BrokerOutOfMemory,
-    BrokerUnavailable,
-    KeyConflict,
-    NoSuchAgent,
-    PublishRefused,
-    PublishTimeout,
-    QueueFull,
-)
+from agentbus.errors import BrokerError, BrokerOutOfMemory, BrokerUnavailable, PublishRefused
 from agentbus.events import Events
 from agentbus.message.backoff import Backoff
 from agentbus.message.durations import milliseconds
-from agentbus.message.policy import Durability, check_durability
+from agentbus.message.policy import DURABILITIES, Durability, check_durability
+from agentbus.send.batch import Batch, freeze
 from agentbus.send.buffer import Buffer
 from agentbus.send.envelope import wants_disk
 from agentbus.send.stored import Stored, Waiting
+from agentbus.send.verdicts import broken_off, timed_out, verdicts
 from agentbus.settings import PublisherSettings
 
 NoteAddress = Callable[[str, bool], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Messages frozen together: the same ones keep the same positions until they are answered."""
-
-    parts: Sequence[Waiting]
-    lanes: str
-    options: str
-    texts: Sequence[bytes]
-    size: int
-
-    @property
-    def abandoned(self) -> bool:
-        """Whether every caller has given up."""
-        return all(part.gone for part in self.parts)
 
 
 class AddressQueue:
@@ -75,7 +51,15 @@ class AddressQueue:
             milliseconds(settings.key_window, "key_window"),
         )
         self._waiting: deque[Waiting] = deque()
+        #: The earliest deadline of anything waiting or in flight, or earlier.
+        self._earliest = math.inf
         self._flying: Batch | None = None
+        #: Whether the flying batch may have reached the server.
+        self._sent = False
+        #: Whether the deadline of a caller of the flying batch has passed.
+        self._deserted = False
+        #: Answered, and its callers not told yet.
+        self._answered: tuple[Batch, BatchAnswer] | None = None
         self._task: asyncio.Task[None] | None = None
         self._barriers: set[asyncio.Task[None]] = set()
         self._last_used = 0.0
@@ -94,72 +78,66 @@ class AddressQueue:
     def add(self, waiting: Waiting) -> None:
         """Take one message; it leaves with all others of this turn of the event loop."""
         self._waiting.append(waiting)
+        if waiting.until < self._earliest:
+            self._earliest = waiting.until
         if self._task is None:
-            self._task = asyncio.create_task(self._drain(), name=f"agentbus publish {self._inbox.address}")
+            self._start()
+
+    def _start(self) -> None:
+        self._task = asyncio.create_task(self._drain(), name=f"agentbus publish {self._inbox.address}")
 
     async def wait_empty(self) -> None:
         """Wait until everything handed in has its answer."""
         while self._task is not None:
-            await asyncio.shield(self._task)
+            await asyncio.wait((self._task,))
         if self._barriers:
             await asyncio.wait(self._barriers)
 
     def expire(self, now: float) -> None:
-        """Give up for callers whose deadline has passed."""
-        if self._flying is not None and self._flying.parts[0].until <= now:
-            for part in self._flying.parts:
-                if part.until <= now and not part.gone:
-                    part.answer(_timed_out(uncertain=True))
-        if self._waiting and self._waiting[0].until <= now:
-            kept: deque[Waiting] = deque()
-            for part in self._waiting:
-                if part.until > now:
-                    kept.append(part)
-                else:
-                    part.answer(_timed_out(uncertain=False))
-                    self._buffer.remove(1, len(part.outgoing.text))
-            self._waiting = kept
+        """Give up for callers whose deadline has passed; each may have its own."""
+        if now < self._earliest:
+            return
+        flying = () if self._flying is None else self._flying.parts
+        for part in flying:
+            if part.until <= now and not part.gone:
+                part.answer(timed_out(uncertain=self._sent))
+                self._deserted = True
+        kept: deque[Waiting] = deque()
+        for part in self._waiting:
+            if part.until > now:
+                kept.append(part)
+            else:
+                part.answer(timed_out(uncertain=False))
+                self._buffer.remove(1, len(part.outgoing.text))
+        self._waiting = kept
+        self._earliest = min(
+            (part.until for parts in (flying, kept) for part in parts if not part.gone), default=math.inf
+        )
 
     # --- the loop that sends ---
 
     async def _drain(self) -> None:
         """Send batch after batch; answer the callers of one while the next is with the broker."""
         try:
-            answered: tuple[Batch, BatchAnswer] | None = None
             while True:
-                batch = self._freeze()
-                if batch is None:
-                    if answered is None:
-                        return
-                    self._conclude(*answered)
-                    answered = None
+                batch = self._next_batch()
+                if batch is not None:
+                    await self._send(batch)
+                elif self._answered is not None:
+                    self._conclude()
                     # Callers run now and may hand in more before this task ends.
                     await asyncio.sleep(0)
-                    continue
-                answered = await self._send_while_concluding(batch, answered)
+                else:
+                    break
+        except BaseException as error:
+            self._break_off(error)
+            raise
         finally:
             self._task = None
             if self._waiting:
-                self._task = asyncio.create_task(
-                    self._drain(), name=f"agentbus publish {self._inbox.address}"
-                )
+                self._start()
 
-    async def _send_while_concluding(
-        self, batch: Batch, answered: tuple[Batch, BatchAnswer] | None
-    ) -> tuple[Batch, BatchAnswer] | None:
-        self._flying = batch
-        if answered is None:
-            answer = await self._store(batch)
-        else:
-            sending = asyncio.create_task(self._store(batch))
-            # One turn, so that the bytes leave before the callers of the last batch take their time.
-            await asyncio.sleep(0)
-            self._conclude(*answered)
-            answer = await sending
-        self._flying = None
-        return None if answer is None else (batch, answer)
-
-    def _freeze(self) -> Batch | None:
+    def _next_batch(self) -> Batch | None:
         parts: list[Waiting] = []
         size = 0
         while self._waiting and len(parts) < self._settings.batch_messages:
@@ -173,48 +151,89 @@ class AddressQueue:
                 continue
             parts.append(part)
             size += length
-        if not parts:
-            return None
-        options = {
-            str(index): part.outgoing.option
-            for index, part in enumerate(parts, 1)
-            if part.outgoing.option is not None
-        }
-        return Batch(
-            parts=parts,
-            lanes="".join([_DIGITS[part.outgoing.lane] for part in parts]),
-            options=json.dumps(options) if options else "",
-            texts=[part.outgoing.text for part in parts],
-            size=size,
-        )
+        return freeze(parts) if parts else None
 
-    async def _store(self, batch: Batch) -> BatchAnswer | None:
-        """Send a batch until it is answered; None when it failed and its callers were told."""
+    async def _send(self, batch: Batch) -> None:
+        self._flying, self._sent, self._deserted = batch, False, False
+        if self._answered is None:
+            await self._store()
+            return
+        sending = asyncio.create_task(self._store())
+        try:
+            # One turn, so that the bytes leave before the callers of the last batch take their time.
+            await asyncio.sleep(0)
+            self._conclude()
+            await sending
+        except BaseException:
+            sending.cancel()
+            raise
+
+    async def _store(self) -> None:
+        """Send the flying batch until it is answered, or everybody who asked for it has gone."""
         backoff = Backoff()
         self._renew_idle_producer()
-        while True:
+        while (batch := self._flying) is not None:
             try:
-                await self._note_address(self._inbox.address, backoff.failures > 0)
-                answer = await self._inbox.publish(
-                    self._producer, self._next, batch.lanes, batch.options, batch.texts, self._limits
-                )
-            except (BrokerUnavailable, BrokerOutOfMemory) as error:
-                if batch.abandoned:
-                    self._give_up(batch, error)
-                    return None
-                await asyncio.sleep(backoff.next_pause())
-                continue
+                answer = await self._attempt(again=backoff.failures > 0)
             except BrokerError as error:
-                self._fail(batch, PublishRefused(f"{self._inbox.address}: {error}"))
-                return None
-            if answer.kind == "gap":
+                self._fail(PublishRefused(f"{self._inbox.address}: {error}"))
+                return
+            if answer is None:
+                self._let_go()
+                await asyncio.sleep(backoff.next_pause() if self._flying else 0)
+                self._let_go()
+            elif answer.kind == "gap":
                 self._report_gap(answer)
                 self._new_producer()
-                continue
-            if backoff.failures:
-                self._events.emit("reconnected", self._inbox.address, "the broker takes messages again")
-            self._next += len(batch.parts)
-            return answer
+            else:
+                self._note_answer(self._flying or batch, answer, after_failure=backoff.failures > 0)
+
+    async def _attempt(self, again: bool) -> BatchAnswer | None:
+        """Send the flying batch once; None when the broker cannot take it now."""
+        try:
+            await self._note_address(self._inbox.address, again)
+        except (BrokerUnavailable, BrokerOutOfMemory):
+            return None
+        if self._deserted:
+            self._let_go()
+        batch = self._flying
+        if batch is None:
+            return None
+        sent_before, self._sent = self._sent, True
+        try:
+            return await self._inbox.publish(
+                self._producer, self._next, batch.lanes, batch.options, batch.texts, self._limits
+            )
+        except BrokerUnavailable as error:
+            self._sent = sent_before or error.uncertain
+        except BrokerOutOfMemory:
+            self._sent = sent_before
+        return None
+
+    def _note_answer(self, batch: Batch, answer: BatchAnswer, after_failure: bool) -> None:
+        self._next += len(batch.parts)
+        self._flying = None
+        self._answered = (batch, answer)
+        if after_failure:
+            # The server may have come back with another configuration.
+            self._durabilities.forget_server()
+            self._events.emit("reconnected", self._inbox.address, "the broker takes messages again")
+
+    def _let_go(self) -> None:
+        """Leave out who has given up, as long as the batch was never sent; once sent, it is all or none."""
+        batch = self._flying
+        if batch is None:
+            return
+        if not self._sent:
+            kept = [part for part in batch.parts if not part.gone]
+            if len(kept) < len(batch.parts):
+                self._flying = freeze(kept) if kept else None
+                size = 0 if self._flying is None else self._flying.size
+                self._buffer.remove(len(batch.parts) - len(kept), batch.size - size)
+        elif batch.abandoned:
+            # It may still arrive: with a new producer id its positions can never meet ours.
+            self._new_producer()
+            self._fail(timed_out(uncertain=True))
 
     def _renew_idle_producer(self) -> None:
         """Begin anew after a pause in which the server may have let the record expire."""
@@ -235,28 +254,39 @@ class AddressQueue:
                 missing=missing,
             )
 
-    def _give_up(self, batch: Batch, error: BrokerError) -> None:
-        # The batch may still arrive: with a new producer id its positions can never meet ours.
-        self._new_producer()
-        self._fail(batch, _timed_out(uncertain=not isinstance(error, BrokerOutOfMemory)))
+    def _fail(self, error: BaseException) -> None:
+        """Tell the callers of the flying batch that it failed."""
+        batch, self._flying = self._flying, None
+        if batch is not None:
+            for part in batch.parts:
+                part.answer(error if isinstance(error, Exception) else broken_off(self._sent))
+            self._buffer.remove(len(batch.parts), batch.size)
 
-    def _fail(self, batch: Batch, error: Exception) -> None:
-        for part in batch.parts:
-            part.answer(error)
-        self._buffer.remove(len(batch.parts), batch.size)
+    def _break_off(self, error: BaseException) -> None:
+        """Leave no caller waiting when this task is cancelled, or ends by a mistake of ours."""
+        if self._answered is not None:
+            self._conclude()
+        if self._flying is not None:
+            # A request of it may be on its way: the next batch must not be answered from its record.
+            self._new_producer()
+            self._fail(error)
+        if isinstance(error, asyncio.CancelledError):
+            # The program or its loop ends; a new task would be destroyed with it.
+            for part in self._waiting:
+                part.answer(broken_off(uncertain=False))
+                self._buffer.remove(1, len(part.outgoing.text))
+            self._waiting.clear()
 
     # --- telling the callers ---
 
-    def _conclude(self, batch: Batch, answer: BatchAnswer) -> None:
+    def _conclude(self) -> None:
+        """Tell the callers of the answered batch."""
+        if self._answered is None:
+            return
+        (batch, answer), self._answered = self._answered, None
         self._buffer.remove(len(batch.parts), batch.size)
-        if answer.kind == "recovered":
-            results = self._recovered(batch, answer)
-        else:
-            results = [
-                self._result(part, text, answer.known)
-                for part, text in zip(batch.parts, answer.results, strict=True)
-            ]
         confirm: dict[Durability, list[tuple[Waiting, Stored]]] = {}
+        results = verdicts(batch, answer, self._settings.address_limit)
         for part, result in zip(batch.parts, results, strict=True):
             level = self._level_wanted(part, result, answer.durability)
             if level == "stream" or isinstance(result, Exception):
@@ -275,70 +305,19 @@ class AddressQueue:
             return "stream"
         if outgoing.durability is not None:
             return outgoing.durability
-        if policy:
+        # A policy written by hand may say anything; the message is stored, so it must not raise here.
+        if policy in DURABILITIES:
             return check_durability(policy)
         return "disk" if wants_disk(outgoing) and self._durabilities.may_reach_disk else "stream"
 
     async def _confirm(self, level: Durability, parts: list[tuple[Waiting, Stored]]) -> None:
         """Wait for a level of durability without holding up the next batch."""
-        remaining = max(part.until for part, _ in parts) - asyncio.get_running_loop().time()
-        reached = await self._durabilities.reach(level, max(0.001, remaining))
+        loop = asyncio.get_running_loop()
+        latest = max(part.until for part, _ in parts)
+        for part, stored in parts:
+            if part.until < latest:
+                # Its own deadline ends its wait: stored, with the level reached until then.
+                loop.call_at(part.until, part.answer, stored)
+        reached = await self._durabilities.reach(level, max(0.001, latest - loop.time()))
         for part, stored in parts:
             part.answer(stored._replace(durability=reached))
-
-    def _recovered(self, batch: Batch, answer: BatchAnswer) -> list[Stored | Exception]:
-        refusals = answer.refusals or {}
-        results: list[Stored | Exception] = []
-        for index, part in enumerate(batch.parts, 1):
-            refusal = refusals.get(str(index))
-            text = b"" if refusal is None else b"!" + refusal.encode()
-            results.append(self._result(part, text, answer.known))
-        return results
-
-    def _result(self, part: Waiting, text: bytes, known: bool) -> Stored | Exception:
-        outgoing = part.outgoing
-        address = outgoing.destination.address
-        if text[:1] == b"!":
-            return self._refusal(part, text[1:].decode(errors="replace"), known)
-        entry_id = None if not text or text.startswith(b"due ") else text.decode()
-        return Stored(outgoing.message_id, address, entry_id, "stream", known)
-
-    def _refusal(self, part: Waiting, refusal: str, known: bool) -> Stored | Exception:
-        outgoing, address = part.outgoing, self._inbox.address
-        reason, _, rest = refusal.partition(" ")
-        if reason == "duplicate":
-            kind, _, entry_id = rest.partition(" ")
-            stored = Stored(outgoing.message_id, address, None, "stream", known, duplicate=True)
-            return stored if kind == "due" else stored._replace(entry_id=entry_id)
-        if reason == "full":
-            return QueueFull(f"{address} holds {self._settings.address_limit:,} unsettled messages")
-        if reason == "conflict":
-            key = (outgoing.option or {}).get("key", "").partition("/")[2]
-            return KeyConflict(f"key: {key!r} was used before for another message to {address}")
-        if reason == "unknown":
-            return NoSuchAgent(f"nobody has ever served {address}, and strict was asked for")
-        if reason == "expires":
-            return PublishRefused(f"ttl: the message would expire before the time given with at ({address})")
-        return PublishRefused(_explain(rest))
-
-
-_DIGITS = "01234"
-
-
-def _explain(problem: str) -> str:
-    if "exhausted the last possible" in problem:
-        return (
-            f"{problem}. Somebody added an entry with the largest possible id, after which a stream takes "
-            "no more; `agentbus doctor` tells how to repair it"
-        )
-    return problem
-
-
-def _timed_out(uncertain: bool) -> PublishTimeout:
-    if uncertain:
-        return PublishTimeout(
-            "the broker did not answer before the deadline; the message may be stored all the same. "
-            "Publish with a key to be able to repeat it safely",
-            uncertain=True,
-        )
-    return PublishTimeout("the broker took no messages before the deadline; this one was never sent")

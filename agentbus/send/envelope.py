@@ -67,6 +67,12 @@ KNOWN_OPTIONS = frozenset(PublishOptions.__annotations__)
 #: Options that are copied into the envelope under their own name.
 _COPIED = ("correlation_id", "causation_id", "session_id", "project", "reply_to")
 #: Options that make a message need more than its lane in the publish script.
+#: Options that are objects in the envelope, or become fields of it.
+_OBJECTS = ("context", "metadata", "trace", "extra")
+#: Fields of the envelope that `compose` does not always write, but every receiver understands.
+_UNDERSTOOD = frozenset(
+    (*_COPIED, "ttl", "delivery", "trace", "channel", "recipients", "recipient_mode", "timestamp")
+)
 _SPECIAL = frozenset(("ttl", "delay", "at", "key", "strict"))
 #: Priorities that are confirmed when on disk, where the server can tell.
 _CONFIRMED_ON_DISK = 2
@@ -106,6 +112,8 @@ def compose(
         check_body_type(body, topic.body)
         topic = topic.text
     destination = parse_topic(topic)
+    if options:
+        _check_objects(options)
     message_id = str(uuid_utils.uuid7())
     envelope: dict[str, Any] = {
         "version": ENVELOPE_VERSION,
@@ -135,13 +143,23 @@ def wants_disk(outgoing: Outgoing) -> bool:
     return outgoing.durability is None and outgoing.lane < _CONFIRMED_ON_DISK
 
 
+def _check_objects(options: PublishOptions) -> None:
+    """Refuse here what the receiver would have to call malformed."""
+    for name in _OBJECTS:
+        value = options.get(name)
+        if value is not None and not isinstance(value, Mapping):
+            raise InvalidValue(name, f"must be a mapping, not {value!r}")
+
+
 def _fill(envelope: dict[str, Any], options: PublishOptions) -> None:
     """Put the options that the receiver reads into the envelope."""
     unknown = options.keys() - KNOWN_OPTIONS
     if unknown:
         raise InvalidValue(sorted(unknown)[0], f"is not a publish option; those are {sorted(KNOWN_OPTIONS)}")
-    for name, value in options.get("extra", {}).items():
-        if name in envelope or name in _COPIED:
+    for name, value in (options.get("extra") or {}).items():
+        if not isinstance(name, str):
+            raise InvalidValue("extra", f"the names of fields are text, not {name!r}")
+        if name in envelope or name in _UNDERSTOOD:
             raise InvalidValue("extra", f"{name!r} is a field of the envelope itself")
         envelope[name] = value
     envelope["priority"] = options.get("priority", "normal")
@@ -155,7 +173,7 @@ def _fill(envelope: dict[str, Any], options: PublishOptions) -> None:
             if not isinstance(value, str):
                 raise InvalidValue(name, f"must be text, not {value!r}")
             envelope[name] = value
-    if "trace" in options:
+    if options.get("trace"):
         envelope["trace"] = dict(options["trace"])
 
 
@@ -202,6 +220,11 @@ def _script_option(sender: Sender, message_id: str, options: PublishOptions) -> 
 def _checked_key(key: str) -> str:
     if not isinstance(key, str) or not 0 < len(key) <= 512:
         raise InvalidValue("key", f"must be text of 1 to 512 characters, not {key!r}")
+    try:
+        key.encode()
+    except UnicodeEncodeError as error:
+        # The script could not read it, and would refuse the messages of others in the same batch.
+        raise InvalidValue("key", f"{key!r} is not valid Unicode: {error.reason}") from error
     return key
 
 

@@ -16,13 +16,16 @@ from agentbus.broker.connection import Broker
 from agentbus.broker.durability import Durabilities
 from agentbus.broker.inbox import Inbox
 from agentbus.broker.keys import addresses
-from agentbus.errors import PublisherClosed
+from agentbus.errors import BrokerUnavailable, PublisherClosed, PublishTimeout, WrongKeyType
 from agentbus.events import Events
+from agentbus.message.backoff import Backoff
 from agentbus.message.durations import seconds
+from agentbus.message.policy import Durability, check_durability
 from agentbus.send.address_queue import AddressQueue
 from agentbus.send.buffer import Buffer
 from agentbus.send.envelope import AnyTopic, Outgoing, PublishOptions, Sender, compose
 from agentbus.send.stored import Collector, Stored, Waiting
+from agentbus.send.verdicts import timed_out
 from agentbus.settings import PublisherSettings
 
 #: Seconds between looks for callers whose deadline has passed while a batch is stuck.
@@ -79,7 +82,7 @@ class Publisher:
         outgoing = compose(sender, topic, body, options, self._settings.message_bytes)
         until = loop.time() + self._patience(options)
         if outgoing.durability is not None and outgoing.durability != "stream":
-            await self._durabilities.check(outgoing.durability)
+            await self._check_durability(outgoing.durability, until)
         if not self._buffer.has_room:
             await self._buffer.wait_room(until)
         future: asyncio.Future[Stored] = loop.create_future()
@@ -97,18 +100,26 @@ class Publisher:
         loop = self._at_home()
         until = loop.time() + self._patience(options)
         if options.get("durability", "stream") != "stream":
-            await self._durabilities.check(options["durability"])
+            await self._check_durability(check_durability(options["durability"]), until)
         collector = Collector(loop)
         try:
             for body in bodies:
                 outgoing = compose(self._sender, topic, body, options, self._settings.message_bytes)
-                if not self._buffer.has_room:
-                    await self._buffer.wait_room(until)
-                self._enqueue(outgoing, until, collector.add(outgoing, until))
-        finally:
-            collector.complete()
-            await collector.wait()
-        return collector.results
+                part = collector.add(outgoing, until)
+                try:
+                    if not self._buffer.has_room:
+                        await self._buffer.wait_room(until)
+                except PublishTimeout as error:
+                    part.answer(error)
+                else:
+                    self._enqueue(outgoing, until, part)
+        except asyncio.CancelledError:
+            collector.abandon()
+            raise
+        except Exception:
+            await collector.finish()
+            raise
+        return await collector.finish()
 
     async def close(self) -> None:
         """Send what is buffered, up to the deadline of each message, and refuse anything new."""
@@ -121,6 +132,19 @@ class Publisher:
         await self._durabilities.close()
 
     # --- inside ---
+
+    async def _check_durability(self, level: Durability, until: float) -> None:
+        """Raise `DurabilityUnavailable` for a level the server cannot give; waits until it answers."""
+        backoff = Backoff()
+        try:
+            async with asyncio.timeout_at(until):
+                while True:
+                    try:
+                        return await self._durabilities.check(level)
+                    except BrokerUnavailable:
+                        await asyncio.sleep(backoff.next_pause())
+        except TimeoutError:
+            raise timed_out(uncertain=False) from None
 
     def _patience(self, options: PublishOptions) -> float:
         if "deadline" not in options:
@@ -167,7 +191,10 @@ class Publisher:
         """Add an address to the set of those in use, before the first write to it."""
         now = asyncio.get_running_loop().time()
         if again or now - self._noted.get(address, -_ADDRESS_INTERVAL) >= _ADDRESS_INTERVAL:
-            await self._broker.execute("SADD", addresses(self._prefix), address)
+            try:
+                await self._broker.execute("SADD", addresses(self._prefix), address)
+            except WrongKeyType as error:
+                raise WrongKeyType(f"{addresses(self._prefix)} is not a set") from error
             self._noted[address] = now
 
     def _expire(self) -> None:

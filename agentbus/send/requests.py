@@ -12,7 +12,14 @@ import uuid_utils
 
 from agentbus.broker.connection import Broker
 from agentbus.broker.reply_log import ReplyLog, process_of, send_reply
-from agentbus.errors import BrokerError, InvalidValue, MalformedMessage, RequestFailed, RequestTimeout
+from agentbus.errors import (
+    BrokerError,
+    BrokerUnavailable,
+    InvalidValue,
+    MalformedMessage,
+    RequestFailed,
+    RequestTimeout,
+)
 from agentbus.events import Events
 from agentbus.message.backoff import Backoff
 from agentbus.message.codec import decode, encode, encode_body, validate_content
@@ -57,7 +64,6 @@ class Requests:
         patience = seconds(timeout, "timeout")
         if isinstance(topic, Topic) and reply is None:
             reply = topic.reply
-        await self._start()
         self._number += 1
         reply_to = f"reply.{self._process}.{self._number}"
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
@@ -66,6 +72,7 @@ class Requests:
         sent.setdefault("deadline", patience)
         try:
             async with asyncio.timeout(patience):
+                await self._start()
                 stored = await self._publisher.publish(topic, body, **sent)
                 message = await answer
         except TimeoutError:
@@ -90,10 +97,15 @@ class Requests:
     # --- listening ---
 
     async def _start(self) -> None:
-        """Make the reply address before the first request names it."""
+        """Make the reply address before the first request names it, as soon as the broker answers."""
+        backoff = Backoff()
         async with self._starting:
-            if not self._tasks:
-                await self._log.renew()
+            while not self._tasks:
+                try:
+                    await self._log.renew()
+                except BrokerUnavailable:
+                    await asyncio.sleep(backoff.next_pause())
+                    continue
                 self._tasks = [
                     asyncio.create_task(self._listen(), name="agentbus replies"),
                     asyncio.create_task(self._renew(), name="agentbus reply address"),

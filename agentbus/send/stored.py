@@ -62,8 +62,8 @@ class Part(Waiting):
 
     @property
     def gone(self) -> bool:
-        """Whether this part was answered."""
-        return self.answered
+        """Whether this part was answered, or its caller went away."""
+        return self.answered or self.collector.abandoned
 
     def answer(self, result: Stored | Exception) -> None:
         """Put the result into its place."""
@@ -94,14 +94,21 @@ class Collector:
         self._open -= 1
         self._check()
 
-    def complete(self) -> None:
-        """No more messages come."""
+    async def finish(self) -> list[Stored | Exception]:
+        """Take no more messages, and return the results when every message has one."""
         self._complete = True
         self._check()
-
-    async def wait(self) -> None:
-        """Wait until every message has its result."""
         await self._done
+        return self.results
+
+    def abandon(self) -> None:
+        """Nobody waits for the results any more; a cancelled `finish` does the same."""
+        self._done.cancel()
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the caller went away."""
+        return self._done.cancelled()
 
     def _check(self) -> None:
         if self._complete and self._open == 0 and not self._done.done():

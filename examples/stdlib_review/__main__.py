@@ -23,7 +23,8 @@ from examples.stdlib_review.summary import tables
 
 def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
-    console = Console()
+    # Rich takes a pipe for a terminal of 80 columns.
+    console = Console(width=None if sys.stdout.isatty() else 120)
     tasks = library_tasks(options.library, options.limit)
     console.print(f"{len(tasks)} files of {options.library}", highlight=False, soft_wrap=True)
     display: Display = (LineDisplay if options.plain else BarDisplay)(console, len(tasks))
@@ -72,6 +73,11 @@ def _tell(console: Console, records: Records, seconds: float) -> int:
     for table in tables(records):
         console.print()
         console.print(table)
+    for task_id in records.redelivered_messages()[:10]:
+        name, result = records.sent[task_id].name, records.results.get(task_id)
+        console.print(
+            f"\nredelivered: {name}, in the end reviewed by {result.analyst if result else 'nobody'}"
+        )
     console.print(f"\n{seconds:.1f} s in all", highlight=False)
     problems = records.problems()
     for problem in problems:

@@ -9,7 +9,6 @@ it to know what the analyst holds, also when the analyst can no longer be asked.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import sys
 import time
@@ -56,22 +55,22 @@ def journal(word: str, task_id: str) -> None:
 async def serve(url: str, name: str) -> None:
     """Serve until SIGTERM, or until the coordinator is gone."""
     async with Bus(url, agent=name) as bus:
-        serving = asyncio.ensure_future(bus.serve(analyst(name)))
-        alone = asyncio.ensure_future(coordinator_gone())
-        await asyncio.wait((serving, alone), return_when=asyncio.FIRST_COMPLETED)
-        alone.cancel()
-        serving.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await serving
+        watching = asyncio.create_task(end_without_coordinator())
+        try:
+            await bus.serve(analyst(name))
+        finally:
+            watching.cancel()
 
 
-async def coordinator_gone() -> None:
-    """Wait until the other end of standard input is closed, as it is when its process ends in any way."""
+async def end_without_coordinator() -> None:
+    """End this process when the other end of its standard input closes, as it does however that one ends."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
     )
     await reader.read()
+    # Without draining: the broker has gone with the coordinator, and nobody is left to hand anything to.
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,7 @@ _UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
 #: Cheap to ask first: code has one of these, prose seldom.
 _CODE_MARKS = re.compile(r"[=()\[\]]|^(import|from|return|raise|del|assert|yield)\b")
 _CODE = (
-    ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Import, ast.ImportFrom, ast.Return, ast.Raise, ast.Delete,
-    ast.Assert,
+    ast.Assign, ast.AugAssign, ast.Import, ast.ImportFrom, ast.Return, ast.Raise, ast.Delete, ast.Assert,
 )  # fmt: skip
 
 
@@ -54,6 +53,9 @@ def is_code(text: str) -> bool:
     if not body:
         return False
     statement = body[0]
+    if isinstance(statement, ast.AnnAssign):
+        # "note: this" is prose, and "type: ignore" is for the type checker.
+        return statement.value is not None
     return isinstance(statement, _CODE) or (
         isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call)
     )

@@ -6,18 +6,19 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from agentbus import Bus, Delivery
-from agentbus.broker.embedded import PrivateBroker
+from agentbus.broker.embedded import PrivateBroker, find_server
 from agentbus.message.policy import PRIORITIES, Priority
+from agentbus.receive.pulling import Puller
+from agentbus.settings import embedded_server
 from examples.stdlib_review.corpus import priority
 from examples.stdlib_review.display import Display
 from examples.stdlib_review.messages import TASK_TOPIC, FileTask, TaskResult
 from examples.stdlib_review.processes import AnalystProcess
 from examples.stdlib_review.records import Records, Sent
-
 
 _ANALYSTS = 4
 _WATCH_SECONDS = 0.2
@@ -53,11 +54,15 @@ class Coordinator:
 
     async def run(self) -> Records:
         """Run the whole review; raises `ReviewFailed` when it cannot go as planned."""
-        async with PrivateBroker() as broker:
+        async with PrivateBroker(find_server(embedded_server())) as broker:
             self._display.note(f"broker: {broker.binary}")
-            async with Bus(broker.url, agent="coordinator") as bus, self._crew(broker.url):
-                await self._review(bus)
-                await self._take_late_results(bus)
+            async with (
+                Bus(broker.url, agent="coordinator") as bus,
+                bus.pulling("coordinator") as inbox,
+                self._crew(broker.url),
+            ):
+                await self._review(bus, inbox)
+                await self._take_late_results(inbox)
         return self.records
 
     @asynccontextmanager
@@ -71,11 +76,11 @@ class Coordinator:
             for analyst in self._analysts:
                 analyst.end_now()
 
-    async def _review(self, bus: Bus) -> None:
+    async def _review(self, bus: Bus, inbox: Puller) -> None:
         """Send, collect and cause trouble at the same time, until everything is answered."""
         try:
             async with asyncio.TaskGroup() as group:
-                collecting = group.create_task(self._collect(bus), name="collect")
+                collecting = group.create_task(self._collect(inbox), name="collect")
                 watching = group.create_task(self._watch(), name="watch")
                 incidents = group.create_task(self._incidents(), name="incidents")
                 await self._send(bus)
@@ -103,24 +108,24 @@ class Coordinator:
                 raise ReviewFailed(f"{task.name} could not be sent: {stored}") from stored
             self.records.sent[stored.message_id] = Sent(task.name, level, published_at)
 
-    async def _collect(self, bus: Bus) -> None:
-        async with aclosing(bus.inbox("coordinator")) as deliveries:
-            async for delivery in deliveries:
-                async with delivery:
-                    self._take(delivery)
-                await self._tell_news()
+    async def _collect(self, inbox: Puller) -> None:
+        while True:
+            await self._take(await inbox.next())
 
-    def _take(self, delivery: Delivery) -> None:
-        result = delivery.body(TaskResult)
-        if self.records.take_result(result):
-            self._display.reviewed(result.analyst, result.review.name)
+    async def _take(self, delivery: Delivery | None) -> None:
+        if delivery is None:
+            return
+        async with delivery:
+            result = delivery.body(TaskResult)
+            if self.records.take_result(result):
+                self._display.reviewed(result.analyst, result.review.name)
+        await self._tell_news()
 
-    async def _take_late_results(self, bus: Bus) -> None:
+    async def _take_late_results(self, inbox: Puller) -> None:
         """Let the analysts finish, then take results that came twice: they count, too."""
         await asyncio.gather(*(self._dismiss(analyst) for analyst in self._analysts))
-        while (delivery := await bus.next("coordinator", timeout=0.3)) is not None:
-            async with delivery:
-                self._take(delivery)
+        while delivery := await inbox.next(timeout=0.3):
+            await self._take(delivery)
 
     async def _incidents(self) -> None:
         """Kill one analyst in the middle of its work, and later stop another one gently."""

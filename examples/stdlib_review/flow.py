@@ -140,6 +140,9 @@ class _Flow:
         stored: set[str] = set()
         removed: set[str] = set()
         read: dict[str, int] = {}
+        if isinstance(root, ast.AugAssign) and isinstance(root.target, ast.Name):
+            # The tree calls it a store; it needs the old value all the same.
+            read[root.target.id] = root.lineno
         stack: list[ast.AST] = [root]
         while stack:
             node = stack.pop()

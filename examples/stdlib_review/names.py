@@ -18,7 +18,8 @@ def unused_imports(module: Outline) -> Iterator[Oddity]:
     """Yield imports that nothing in the module mentions; ``import x as x`` is meant for others."""
     used = {node.id for node in module.of(ast.Name) if not isinstance(node.ctx, ast.Store)}
     used |= set(_exported(module))
-    for node in module.of(ast.Import, ast.ImportFrom):
+    imports: list[ast.Import | ast.ImportFrom] = [*module.of(ast.Import), *module.of(ast.ImportFrom)]
+    for node in imports:
         if isinstance(node, ast.ImportFrom) and node.module == "__future__":
             continue
         for alias in node.names:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, cast
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 Node = TypeVar("Node", bound=ast.AST)
@@ -37,10 +36,9 @@ class Outline:
     by_type: dict[type[ast.AST], list[ast.AST]]
     functions: list[Function]
 
-    def of(self, *kinds: type[Node]) -> Iterator[Node]:
-        """Yield all nodes of these types."""
-        for kind in kinds:
-            yield from self.by_type.get(kind, ())  # type: ignore[misc]
+    def of(self, kind: type[Node]) -> list[Node]:
+        """Return all nodes of a type, subtypes left out."""
+        return cast("list[Node]", self.by_type.get(kind, []))
 
 
 @dataclass(frozen=True, slots=True)

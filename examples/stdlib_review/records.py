@@ -73,6 +73,10 @@ class Records:
         """Return how many messages each analyst was the first to answer."""
         return Counter(result.analyst for result in self.results.values())
 
+    def redelivered_messages(self) -> list[str]:
+        """Return the messages that were handed out more than once."""
+        return sorted(key for key in self.sent if max(self.begun[key], self.answered[key]) > 1)
+
     def problems(self) -> list[str]:
         """Return everything that makes the closing line untrue; empty when it is true."""
         found = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from itertools import pairwise
 
 from examples.stdlib_review.messages import Oddity
 from examples.stdlib_review.outline import Outline
@@ -49,7 +50,7 @@ def unreachable_code(module: Outline) -> Iterator[Oddity]:
     for nodes in module.by_type.values():
         for node in nodes:
             for block in _blocks(node):
-                for statement, following in zip(block, block[1:], strict=False):
+                for statement, following in pairwise(block):
                     if isinstance(statement, _ENDS):
                         after = type(statement).__name__.lower()
                         yield Oddity("unreachable code", following.lineno, f"nothing runs after {after}")
@@ -132,7 +133,8 @@ def self_assignments(module: Outline) -> Iterator[Oddity]:
 
 def returns_in_finally(module: Outline) -> Iterator[Oddity]:
     """Yield jumps out of ``finally``: they drop the exception on its way."""
-    for node in module.of(ast.Try, ast.TryStar):
+    tries: list[ast.Try | ast.TryStar] = [*module.of(ast.Try), *module.of(ast.TryStar)]
+    for node in tries:
         for statement in node.finalbody:
             for jump in _jumps(statement, in_loop=False):
                 yield Oddity("jump out of finally", jump.lineno, "drops the exception on its way")

@@ -145,7 +145,13 @@ def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
     for column in columns:
         is_text = column.startswith("=")
+        name = column.lstrip("=")
+        # Where space is short, texts give way, not figures.
         table.add_column(
-            column.lstrip("="), justify="left" if is_text else "right", no_wrap=True, overflow="ellipsis"
+            name,
+            justify="left" if is_text else "right",
+            no_wrap=True,
+            overflow="ellipsis",
+            min_width=None if is_text else len(name),
         )
     return table

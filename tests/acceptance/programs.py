@@ -10,6 +10,7 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,11 +49,15 @@ class Home:
 
     def run_python(self, program: Path, folder: Path, **more: str) -> Finished:
         """Run a Python program with warnings shown, which a correct example does not cause."""
-        return self.run([sys.executable, "-X", "dev", program], folder, **more)
+        return self.run([sys.executable, "-W", "default", program], folder, **more)
 
-    def run_module(self, arguments: Sequence[str | Path], folder: Path, **more: str) -> Finished:
-        """Run ``python`` with arguments such as ``-m pytest``."""
-        return self.run([sys.executable, *arguments], folder, **more)
+    def run_pytest(self, tests: Path, folder: Path, **more: str) -> Finished:
+        """Run a file of tests as a project does that has installed agentbus."""
+        arguments = ["-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto"]
+        arguments += ["-o", "asyncio_default_fixture_loop_scope=function"]
+        if "agentbus" not in {point.name for point in entry_points(group="pytest11")}:
+            arguments += ["-p", "agentbus.testing"]
+        return self.run([sys.executable, "-m", "pytest", *arguments, tests], folder, **more)
 
 
 @contextmanager

@@ -11,8 +11,10 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
+import dataclasses
 import inspect
 import io
+import re
 import shlex
 import shutil
 import subprocess
@@ -20,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agentbus import Agent, Bus, BusSettings, Defer, Policy, Reject, Retry
+from agentbus import Agent, AgentSettings, Bus, BusSettings, Defer, Policy, Reject, Retry, errors
 from agentbus.broker.keys import CATALOGUE
+from agentbus.message.durations import seconds
 from tests.acceptance.pages import WRITTEN_BY_RUNS, Block, anchors, blocks, links, pages, shell_lines
 from tests.acceptance.programs import ROOT, Home, embedded_home
 from tests.unit.test_keys_catalogue import pattern_of
@@ -105,8 +108,7 @@ def test_a_program_on_a_page_runs_as_it_stands_there(
     program = tmp_path / (block.title or "program.py")
     program.write_text(block.text)
     if program.name.startswith("test_"):
-        command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", program]
-        finished = home.run_module(command, tmp_path, AGENTBUS_PREFIX=unique("docs"))
+        finished = home.run_pytest(program, tmp_path, AGENTBUS_PREFIX=unique("docs"))
     else:
         finished = home.run_python(program, tmp_path, AGENTBUS_PREFIX=unique("docs"))
     assert (finished.returncode, finished.stderr) == (0, ""), f"{block.place}\n{finished.stdout}"
@@ -208,3 +210,93 @@ async def _ask(server: PrivateBroker, *command: str) -> str:
     arguments = ["redis-cli", "-e", "-s", str(server.socket), *command]
     finished = await asyncio.to_thread(subprocess.run, arguments, capture_output=True, text=True, check=True)
     return finished.stdout.strip()
+
+
+@needs_redis_cli
+async def test_the_rights_in_operations_are_all_that_a_bus_uses(
+    private_broker: Callable[..., PrivateBroker],
+) -> None:
+    server = private_broker()
+    lines = shell_lines(ROOT / "docs" / "operations.md")
+    (grant,) = [line for line in lines if line.startswith("redis-cli ACL SETUSER")]
+    assert await _ask(server, *shlex.split(grant)[1:]) == "OK"
+    agent = Agent("reviewer", pools=["reviewers"])
+
+    @agent.on("task")
+    async def review(task: int) -> int:
+        if task < 0:
+            raise Defer("50ms") if task < -1 else Reject("negative")
+        return task
+
+    url = server.url.replace("unix://", "unix://agentbus:change-me@")
+    async with Bus(url, agent="docs") as bus, bus.serving(agent):
+        await bus.declare("agent.reviewer", Policy(limit=100))
+        for task in (-1, -2):
+            await bus.publish("agent.reviewer.task", task, priority="critical", key=str(task))
+        assert await bus.request("agent.reviewer.task", 3, delay="50ms") == 3
+        await _until(server, "XLEN", "agentbus:{agent.reviewer}:dead")
+        async with asyncio.timeout(20):
+            # The rarest duty of housekeeping: when it has run, the others have too.
+            while "cmdstat_xtrim" not in await _ask(server, "INFO", "commandstats"):
+                await asyncio.sleep(0.1)
+    assert await _ask(server, "ACL", "LOG") == ""
+
+
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+
+
+def test_the_map_names_every_file_of_the_library_and_no_other() -> None:
+    package = ROOT / "agentbus"
+    files = {
+        path.name
+        for kind in ("*.py", "*.lua")
+        for path in package.rglob(kind)
+        # The command has one file per noun and needs no map.
+        if path.name != "__init__.py" and path.parent.name != "cli"
+    }
+    on_map = blocks(ARCHITECTURE)[0].text
+    assert set(re.findall(r"\b\w+\.(?:py|lua)\b", on_map)) == files
+
+
+def test_the_life_of_a_message_names_functions_that_exist() -> None:
+    text = ARCHITECTURE.read_text()
+    story = text[text.index("## The life of a message") : text.index("## What runs in one incarnation")]
+    sources = "\n".join(path.read_text() for path in (ROOT / "agentbus").rglob("*.py"))
+    for owner, function in re.findall(r"`([A-Z]\w+)\.(\w+)`", story):
+        (body,) = re.findall(rf"^class {owner}\b.*?(?=^\S|\Z)", sources, re.MULTILINE | re.DOTALL)
+        assert re.search(rf"def {function}\(", body), f"{owner}.{function}"
+    for script in re.findall(r"`(\w+\.lua)`", story):
+        assert (ROOT / "agentbus" / "broker" / "lua" / script).exists()
+
+
+def test_the_table_of_events_names_every_action_that_the_library_emits() -> None:
+    page = (ROOT / "docs" / "guides" / "errors.md").read_text()
+    table = page[page.index("| Action |") : page.index("## Dead letters")]
+    sources = "\n".join(path.read_text() for path in (ROOT / "agentbus").rglob("*.py"))
+    emitted = set(re.findall(r"(?:emit|_announce)\(\s*\"(\w+)\"", sources))
+    first_cells = "\n".join(line.split("|")[1] for line in table.splitlines() if line.startswith("|"))
+    assert set(re.findall(r"`(\w+)`", first_cells)) == emitted
+
+
+def test_the_table_of_errors_names_every_public_error() -> None:
+    page = (ROOT / "docs" / "guides" / "errors.md").read_text()
+    public = {name for name, value in vars(errors).items() if inspect.isclass(value)}
+    assert {name for name in public if f"`{name}`" not in page} <= {
+        "BrokerError", "DeliveryError", "PublishError", "RequestError",
+    }  # fmt: skip
+
+
+def test_every_setting_of_an_agent_is_in_the_guide_with_its_default() -> None:
+    page = (ROOT / "docs" / "guides" / "agents.md").read_text()
+    rows = dict(
+        re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", page[page.index("| `AgentSettings` |") :], re.MULTILINE)
+    )
+    rows.pop("AgentSettings", None)
+    settings = {field.name: field.default for field in dataclasses.fields(AgentSettings)}
+    assert set(rows) == set(settings) - {"resumable"}
+    for name, shown in rows.items():
+        default = settings[name]
+        expected = (
+            int(shown) if name == "prefetch" else seconds(shown.replace(" ", "").replace("min", "m"), name)
+        )
+        assert default == expected, name

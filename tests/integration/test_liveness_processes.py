@@ -80,7 +80,7 @@ async def test_a_process_killed_before_its_handlers_began_costs_no_second_run(
     await bus.publish_many(f"agent.{name}.note", [{"n": -1}] * 100)
     await processed(look, 100)
     # Fast handlers earned it a prefetch: these are held behind one that is slow.
-    await bus.publish(f"agent.{name}.sleep", {"n": 100, "seconds": 60})
+    await bus.publish(f"agent.{name}.sleep", {"n": 100, "seconds": 2.0})
     await eventually(lambda: first.lines("begin", n=100))
     await bus.publish_many(f"agent.{name}.note", [{"n": n} for n in range(200, 210)])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -19,7 +20,6 @@ from tests.proxy import Proxy
 from tests.publishing import Office, inbox_of, is_publish, look_at, once, open_office, wait_until
 
 Unique = Callable[[str], str]
-LIMITS = (60_000, 1_000_000, 60_000)
 
 
 async def send_raw(
@@ -27,9 +27,7 @@ async def send_raw(
 ) -> BatchAnswer:
     """Run the publish script past the publisher, as a late or repeated request would."""
     texts = [
-        json.dumps(
-            {"message_id": f"{producer}-{body}", "message_type": "t", "body": {"content": body}}
-        ).encode()
+        json.dumps({"message_id": body, "message_type": "t", "body": {"content": body}}).encode()
         for body in bodies
     ]
     lanes = "2" * len(texts)
@@ -215,7 +213,7 @@ async def test_when_all_callers_of_a_frozen_batch_have_given_up_its_ghost_harms_
         assert stored.entry_id is not None
         assert await eyes.bodies() == ["warm", "ghost", "after"]
         assert len(await eyes.client.keys(f"{eyes.keys.producer}*")) == 2
-        assert json.loads(await eyes.client.get(record))["last"] == 2
+        assert (await eyes.client.get(record)).split()[1] == b"2"
 
 
 async def test_cancelling_every_task_of_the_loop_reports_no_loss_as_success(
@@ -294,16 +292,17 @@ async def test_two_equal_keys_in_one_batch_store_one_message(broker: BrokerForTe
         assert await eyes.bodies() == [1]
 
 
-async def test_a_hundred_and_fifty_forced_ambiguous_publishes_leave_one_entry_each(
+async def test_more_than_a_hundred_forced_ambiguous_publishes_leave_one_entry_each(
     broker: BrokerForTests, unique: Unique
 ) -> None:
-    tally = await force_ambiguous_publishes(broker.url, f"agent.{unique('ambiguous')}", 150, seed=15)
+    tally = await force_ambiguous_publishes(broker.url, f"agent.{unique('ambiguous')}", 120, seed=15)
 
-    assert tally.forced >= 150
-    assert (tally.stored, tally.lost, tally.doubled) == (150, 0, 0)
+    assert tally.forced >= 120
+    assert (tally.stored, tally.lost, tally.doubled) == (120, 0, 0)
 
 
-async def test_fork_with_a_live_publisher(broker: BrokerForTests, unique: Unique) -> None:
+@pytest.mark.parametrize("publishes", [20, 0], ids=["and the child publishes", "and the child only ends"])
+async def test_fork_with_a_live_publisher(broker: BrokerForTests, unique: Unique, publishes: int) -> None:
     address = f"agent.{unique('fork')}"
     async with (
         open_office(broker.url) as office,
@@ -314,7 +313,7 @@ async def test_fork_with_a_live_publisher(broker: BrokerForTests, unique: Unique
 
         child = os.fork()
         if child == 0:
-            _publish_in_child(office, address)
+            _go_on_in_child(office, address, publishes)
         for number in range(3, 30):
             async with asyncio.timeout(5):
                 await publish(f"{address}.task", f"parent-{number}")
@@ -326,27 +325,30 @@ async def test_fork_with_a_live_publisher(broker: BrokerForTests, unique: Unique
 
         bodies = await eyes.bodies()
         assert sorted(bodies) == sorted(
-            [f"parent-{number}" for number in range(60)] + [f"child-{number}" for number in range(20)]
+            [f"parent-{number}" for number in range(60)] + [f"child-{number}" for number in range(publishes)]
         )
         assert not office.said("data_lost")
         assert not office.said("reconnected")
-        assert len(await eyes.client.keys(f"{eyes.keys.producer}*")) == 2
+        assert len(await eyes.client.keys(f"{eyes.keys.producer}*")) == 1 + (publishes > 0)
 
 
-def _publish_in_child(office: Office, address: str) -> None:
+def _go_on_in_child(office: Office, address: str, publishes: int) -> None:
     """Go on with the inherited publisher in a loop of the child's own; never returns."""
     signal.alarm(20)
     code = 1
     try:
-        asyncio.run(_twenty(office, address))
+        asyncio.run(_publish_and_close(office, address, publishes))
+        # What the child let go of is collected here rather than never.
+        gc.collect()
         code = 0
     finally:
         os._exit(code)
 
 
-async def _twenty(office: Office, address: str) -> None:
-    for number in range(20):
+async def _publish_and_close(office: Office, address: str, publishes: int) -> None:
+    for number in range(publishes):
         await office.publisher.publish(f"{address}.task", f"child-{number}")
+        gc.collect()
     await office.publisher.close()
     await office.broker.close()
 

@@ -55,7 +55,8 @@ local accepted = 0
 local function seen_key(option)
   if not option.key then return nil end
   for _, bucket in ipairs({KEYS[7], KEYS[8], KEYS[9]}) do
-    local found = redis.call('HGET', bucket, option.key)
+    local found = redis.pcall('HGET', bucket, option.key)
+    if failed(found) then return 'error ' .. bucket .. ': ' .. found.err end
     if found then
       local digest, entry = string.match(found, '^(%S+) (.*)$')
       if digest == option.digest then return 'duplicate ' .. entry end
@@ -80,7 +81,7 @@ end
 -- A delayed message: body first, then the index, so that an index never points at nothing.
 local function store_delayed(option, lane, message, state, due)
   local id = option.id
-  while redis.call('HEXISTS', KEYS[5], id) == 1 do id = id .. '+' end
+  while redis.pcall('HEXISTS', KEYS[5], id) == 1 do id = id .. '+' end
   state.lane = NAMES[lane]
   state.key, state.digest = option.key, option.digest
   local wrote = redis.pcall('HSET', KEYS[5], id, message, id .. ':state', cjson.encode(state))
@@ -92,7 +93,8 @@ local function store_delayed(option, lane, message, state, due)
     return indexed
   end
   if #earliest == 0 or due < tonumber(earliest[2]) then
-    redis.call('PUBLISH', ARGV[7], due)
+    -- Only a hint: a login without rights to the channel must not leave half a batch without a record.
+    redis.pcall('PUBLISH', ARGV[7], due)
   end
   return 'due ' .. id
 end

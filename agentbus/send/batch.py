@@ -1,0 +1,47 @@
+"""Messages frozen together: what one call of the publish script takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agentbus.send.stored import Waiting
+
+_DIGITS = "01234"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The same messages keep the same positions until they are answered."""
+
+    parts: Sequence[Waiting]
+    #: One digit per message: its lane.
+    lanes: str
+    #: What the script must know of some of them, as JSON by position; empty for plain messages.
+    options: str
+    texts: Sequence[bytes]
+    #: Bytes of all texts.
+    size: int
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether every caller has given up."""
+        return all(part.gone for part in self.parts)
+
+
+def freeze(parts: Sequence[Waiting]) -> Batch:
+    """Return the batch of these messages."""
+    options = {
+        str(index): part.outgoing.option
+        for index, part in enumerate(parts, 1)
+        if part.outgoing.option is not None
+    }
+    texts = [part.outgoing.text for part in parts]
+    return Batch(
+        parts=parts,
+        lanes="".join([_DIGITS[part.outgoing.lane] for part in parts]),
+        options=json.dumps(options) if options else "",
+        texts=texts,
+        size=sum(map(len, texts)),
+    )

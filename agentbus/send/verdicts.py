@@ -1,0 +1,77 @@
+"""From the broker's answer to what each caller is told."""
+
+from __future__ import annotations
+
+from agentbus.broker.inbox import BatchAnswer
+from agentbus.errors import KeyConflict, NoSuchAgent, PublishRefused, PublishTimeout, QueueFull
+from agentbus.send.batch import Batch
+from agentbus.send.stored import Stored, Waiting
+
+
+def verdicts(batch: Batch, answer: BatchAnswer, limit: int) -> list[Stored | Exception]:
+    """Return, in the order of the batch, what became of each message."""
+    if answer.kind != "recovered":
+        pairs = zip(batch.parts, answer.results, strict=True)
+        return [_verdict(part, text, answer.known, limit) for part, text in pairs]
+    refusals = answer.refusals or {}
+    results = []
+    for index, part in enumerate(batch.parts, 1):
+        refusal = refusals.get(str(index))
+        text = b"" if refusal is None else b"!" + refusal.encode()
+        results.append(_verdict(part, text, answer.known, limit))
+    return results
+
+
+def _verdict(part: Waiting, text: bytes, known: bool, limit: int) -> Stored | Exception:
+    if text[:1] == b"!":
+        return _refusal(part, text[1:].decode(errors="replace"), known, limit)
+    outgoing = part.outgoing
+    entry_id = None if not text or text.startswith(b"due ") else text.decode()
+    return Stored(outgoing.message_id, outgoing.destination.address, entry_id, "stream", known)
+
+
+def _refusal(part: Waiting, refusal: str, known: bool, limit: int) -> Stored | Exception:
+    outgoing = part.outgoing
+    address = outgoing.destination.address
+    reason, _, rest = refusal.partition(" ")
+    if reason == "duplicate":
+        kind, _, entry_id = rest.partition(" ")
+        stored = Stored(outgoing.message_id, address, None, "stream", known, duplicate=True)
+        return stored if kind == "due" else stored._replace(entry_id=entry_id)
+    if reason == "full":
+        return QueueFull(f"{address} holds as many unsettled messages as its limit allows ({limit:,} unless "
+                         "its policy says otherwise)")  # fmt: skip
+    if reason == "conflict":
+        key = (outgoing.option or {}).get("key", "").partition("/")[2]
+        return KeyConflict(f"key: {key!r} was used before for another message to {address}")
+    if reason == "unknown":
+        return NoSuchAgent(f"nobody has ever served {address}, and strict was asked for")
+    if reason == "expires":
+        return PublishRefused(f"ttl: the message would expire before the time given with at ({address})")
+    return PublishRefused(_explain(rest))
+
+
+def _explain(problem: str) -> str:
+    if "exhausted the last possible" in problem:
+        return (
+            f"{problem}. Somebody added an entry with the largest possible id, after which a stream takes "
+            "no more; `agentbus doctor` tells how to repair it"
+        )
+    return problem
+
+
+def timed_out(uncertain: bool) -> PublishTimeout:
+    """Return the error for a deadline that passed; ``uncertain`` when the message had been sent."""
+    if uncertain:
+        return PublishTimeout(
+            "the broker did not answer before the deadline; the message may be stored all the same. "
+            "Publish with a key to be able to repeat it safely",
+            uncertain=True,
+        )
+    return PublishTimeout("the broker took no messages before the deadline; this one was never sent")
+
+
+def broken_off(uncertain: bool) -> PublishTimeout:
+    """Return the error for a message whose sending was cancelled together with the program's tasks."""
+    certainty = "the message may be stored all the same" if uncertain else "this message was never sent"
+    return PublishTimeout(f"sending was cancelled; {certainty}", uncertain=uncertain)

@@ -1,0 +1,122 @@
+"""The long reliability run: ``python -m tests.chaos``, which is what ``make chaos`` does.
+
+Prints each figure as it is ready and, when all of them ran at full scale, writes docs/reliability.md. Ends
+with 1 when a promise was broken or a target missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator
+
+from agentbus.broker.embedded import ServerBinary, find_server
+from tests.chaos.ambiguous import run_ambiguous
+from tests.chaos.figure import Figure
+from tests.chaos.mixed import MixedResult, figures_of, run_mixed
+from tests.chaos.patience import run_patience
+from tests.chaos.poison import run_poison
+from tests.chaos.recovery import run_recovery
+from tests.chaos.report import PLACE, Circumstances, show, write
+from tests.chaos.scale import EPISODE, QUICK, Scale
+from tests.chaos.zombies import run_zombies
+
+RUNS = ("mixed", "ambiguous", "recovery", "patience", "zombies", "poison")
+
+
+class Session:
+    """One call of the command."""
+
+    def __init__(self, seed: str, scale: Scale, binary: ServerBinary, until: float) -> None:
+        self._seed = seed
+        self._scale = scale
+        self._binary = binary
+        self._until = until
+
+    def run(self, name: str) -> list[Figure]:
+        """Do one of `RUNS`."""
+        scale, seed, binary = self._scale, self._seed, self._binary
+        match name:
+            case "mixed":
+                return figures_of(self._mixed())
+            case "ambiguous":
+                return [run_ambiguous(seed, scale.ambiguous, binary=binary)]
+            case "recovery":
+                return [run_recovery(seed, scale.deaths, binary)]
+            case "patience":
+                return [run_patience(scale.times_lease, binary)]
+            case "zombies":
+                return [run_zombies(scale.settlements, binary)]
+            case _:
+                return [run_poison(seed, scale.poison, scale.healthy, binary)]
+
+    def _mixed(self) -> MixedResult:
+        """Several runs, on brokers that sync always and every second in turn."""
+        result = MixedResult()
+        for number, (messages, kills) in enumerate(_episodes(self._scale)):
+            if number and time.monotonic() > self._until:
+                break
+            sync = ("always", "everysec")[number % 2]
+            result.add(run_mixed(f"{self._seed}.{number}", messages, kills, self._binary, sync))
+        return result
+
+
+def _episodes(scale: Scale) -> Iterator[tuple[int, int]]:
+    """Split messages and kills into runs of bearable size."""
+    count = max(1, round(scale.messages / EPISODE))
+    for number in range(count):
+        kills = scale.kills * (number + 1) // count - scale.kills * number // count
+        yield scale.messages // count, kills
+
+
+def main(arguments: list[str]) -> int:
+    """Do what the command line says."""
+    options = _parse(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    seed = options.seed or secrets.token_hex(4)
+    binary = find_server(os.environ.get("AGENTBUS_TEST_SERVER") or None)
+    scale = QUICK if options.quick else Scale.of(options.messages, options.kills)
+    names = options.only or RUNS
+    print(f"seed {seed}, {binary}")
+    begun = time.monotonic()
+    session = Session(seed, scale, binary, begun + 60 * options.minutes)
+    figures: list[Figure] = []
+    for name in names:
+        if figures and time.monotonic() > begun + 60 * options.minutes:
+            print(f"no time left for {name}")
+            continue
+        found = session.run(name)
+        for figure in found:
+            show(figure)
+        figures += found
+    minutes = (time.monotonic() - begun) / 60
+    complete = not options.quick and {"F1", "F3", "F4", "F4b", "F5", "F9"} <= {f.name for f in figures}
+    if complete:
+        command = shlex.join(("python", "-m", "tests.chaos", *arguments))
+        write(Circumstances(seed, command, binary, minutes), figures)
+        print(f"\nwritten: {PLACE.name}")
+    bad = [figure.name for figure in figures if figure.problems or figure.missed]
+    print(f"\n{minutes:.1f} minutes, seed {seed}: {'not good: ' + ', '.join(bad) if bad else 'all good'}")
+    return 1 if bad else 0
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--seed", help="every random choice follows from it; printed at begin and end")
+    parser.add_argument("--messages", type=int, help=f"of the mixed runs; {Scale().messages:,} by default")
+    parser.add_argument(
+        "--kills", type=int, help="of the mixed runs; four for every 5,000 messages by default"
+    )
+    parser.add_argument("--minutes", type=float, default=60.0, help="begin nothing new after this")
+    parser.add_argument("--only", action="append", choices=RUNS, help="one run; can be given several times")
+    parser.add_argument("--quick", action="store_true", help="a minute in all; writes no report")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

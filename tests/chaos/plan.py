@@ -1,0 +1,45 @@
+"""Which kills happen when: all of it from the seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Target = Literal["broker", "agent", "publisher"]
+
+_MIXTURES: tuple[tuple[tuple[Target, ...], int], ...] = (
+    (("agent",), 8),
+    (("broker",), 6),
+    (("publisher",), 6),
+    (("broker", "agent"), 2),
+    (("broker", "publisher"), 2),
+    (("agent", "publisher"), 1),
+    (("agent", "agent"), 1),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One moment at which something dies."""
+
+    #: Seconds after the burst of messages was released.
+    after: float
+    #: What is killed, in this order; a broker is started again after the others were killed.
+    targets: tuple[Target, ...]
+    #: Seconds that a killed broker stays away.
+    away: float
+    #: Which of the living agents or publishers, as a number to be reduced.
+    pick: int
+
+
+def faults(seed: str, kills: int) -> Iterator[Fault]:
+    """Yield faults with ``kills`` kills in all."""
+    dice = random.Random(f"{seed} faults")
+    mixtures, weights = zip(*_MIXTURES, strict=True)
+    while kills > 0:
+        targets = dice.choices(mixtures, weights)[0][:kills]
+        kills -= len(targets)
+        away = dice.choice((0.0, 0.1, 0.5, 1.5))
+        yield Fault(dice.uniform(0.0, 0.25), targets, away, dice.randrange(1_000_000))

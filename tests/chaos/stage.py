@@ -1,0 +1,186 @@
+"""Where a run takes place: a private broker, the processes on it, and the means to break them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import redis
+
+from agentbus.broker.embedded import PrivateBroker, ServerBinary, find_server
+from tests.chaos import books
+from tests.chaos.books import Books
+from tests.chaos.history import History, Record, read_folder
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+class RunFailed(AssertionError):
+    """The run did not get as far as it must; the text says where it stood."""
+
+
+class Stage:
+    """Use as a context manager; on leaving, nothing it started is left."""
+
+    def __init__(self, binary: ServerBinary | None = None, appendfsync: str = "everysec") -> None:
+        self.binary = binary or find_server()
+        self.appendfsync = appendfsync
+        self.broker = PrivateBroker(self.binary, appendfsync=appendfsync)
+        self.folder = Path(tempfile.mkdtemp(prefix="agentbus-chaos-"))
+        self.history = History(self.folder, "run")
+        #: Processes that were killed, stopped or told to end on purpose.
+        self._expected: set[int] = set()
+        self._ended: dict[int, int] = {}
+        self._names: dict[int, str] = {}
+        self._nursery: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Stage:
+        try:
+            self.broker.start()
+            self._nursery = subprocess.Popen(
+                [sys.executable, "-m", "tests.chaos.nursery", str(self.folder)],
+                cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+            )  # fmt: skip
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._nursery is not None:
+            with self._nursery:
+                pass
+        self.broker.close()
+        self.history.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # --- processes ---
+
+    def start(self, role: str, **options: Any) -> int:
+        """Start a process of a role on this broker; returns its id."""
+        options = {"url": self.broker.url, "folder": str(self.folder), **options}
+        pid = int(self._order(do="start", role=role, options=options)["pid"])
+        self._names[pid] = role
+        return pid
+
+    def kill(self, pid: int) -> bool:
+        """End a process with SIGKILL; False when it had ended by itself."""
+        self._expected.add(pid)
+        sent = self.signal(pid, signal.SIGKILL)
+        # Written when it is dead: everything that it wrote itself comes before.
+        self.history.write("killed", pid=pid)
+        return sent
+
+    def freeze(self, pid: int) -> None:
+        """Stop a process with SIGSTOP; SIGCONT wakes it."""
+        self.history.write("frozen", pid=pid)
+        self.signal(pid, signal.SIGSTOP)
+
+    def signal(self, pid: int, number: signal.Signals) -> bool:
+        """Send a signal; False when the process had ended."""
+        return bool(self._order(do="signal", pid=pid, signal=int(number))["sent"])
+
+    def ended(self) -> dict[int, int]:
+        """Return the exit codes of all processes that have ended; raises when one did so unasked."""
+        self._ended.update(dict(self._order(do="ended")["ended"]))
+        for pid, code in self._ended.items():
+            if code != 0 and pid not in self._expected:
+                raise RunFailed(f"{self._names[pid]} {pid} ended with {code}:\n{self._said(pid)}")
+        return self._ended
+
+    def expect_end(self, pid: int) -> None:
+        """Note that a process may end in whatever way."""
+        self._expected.add(pid)
+
+    def stop(self, pids: list[int], seconds: float = 40.0) -> None:
+        """Ask processes to stop and wait until they have."""
+        for pid in pids:
+            self.signal(pid, signal.SIGTERM)
+        self.wait(lambda: all(pid in self.ended() for pid in pids), seconds, "the agents to stop")
+
+    def _said(self, pid: int) -> str:
+        path = self.folder / f"{self._names[pid]}-{pid}.log"
+        return path.read_text()[-3000:] if path.exists() else "(nothing)"
+
+    def _order(self, **order: Any) -> dict[str, Any]:
+        nursery = self._nursery
+        assert nursery is not None and nursery.stdin is not None and nursery.stdout is not None
+        nursery.stdin.write(json.dumps(order) + "\n")
+        nursery.stdin.flush()
+        answer = nursery.stdout.readline()
+        if not answer:
+            raise RunFailed("the process that forks the others is gone")
+        decoded: dict[str, Any] = json.loads(answer)
+        return decoded
+
+    # --- the broker ---
+
+    def kill_broker(self) -> None:
+        """End the server with SIGKILL."""
+        self.broker.kill()
+        self.history.write("broker_killed")
+
+    def start_broker(self) -> None:
+        """Bring the server back on its data."""
+        self.broker.start()
+        self.history.write("broker_started")
+
+    @contextmanager
+    def client(self) -> Iterator[redis.Redis]:
+        """Open a plain connection to the broker."""
+        with redis.Redis(unix_socket_path=str(self.broker.socket), socket_timeout=20) as client:
+            yield client
+
+    def books(self, address: str) -> Books:
+        """Return the books of an address; raises when they do not close."""
+        with self.client() as client:
+            found = books.look(client, address)
+        if found.difference or found["vanished"]:
+            raise RunFailed(f"the books of {address} do not close: {found}")
+        return found
+
+    def dead_keys(self, address: str) -> list[str]:
+        """Return the keys of the dead letters."""
+        with self.client() as client:
+            return books.dead_keys(client, address)
+
+    def queued_keys(self, address: str) -> list[str]:
+        """Return the keys of all unsettled messages."""
+        with self.client() as client:
+            return books.queued_keys(client, address)
+
+    # --- waiting ---
+
+    def records(self) -> list[Record]:
+        """Return what everybody has written so far."""
+        return read_folder(self.folder)
+
+    def wait_drained(self, address: str, seconds: float = 60.0) -> None:
+        """Wait until nothing waits, is held or comes due."""
+        try:
+            self.wait(lambda: self.books(address).unsettled == 0, seconds, "the drain", every=0.2)
+        except TimeoutError as error:
+            raise RunFailed(f"{error}: {self.books(address)}") from error
+
+    def wait(self, condition: Callable[[], bool], seconds: float, what: str, every: float = 0.02) -> None:
+        """Wait for a condition; raises `TimeoutError` after ``seconds``."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"waited {seconds:.0f} s in vain for {what}")
+            time.sleep(every)

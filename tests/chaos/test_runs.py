@@ -1,0 +1,101 @@
+"""The runs at the scale of every build. ``python -m tests.chaos`` does the same for longer."""
+
+from __future__ import annotations
+
+import secrets
+
+import pytest
+
+from agentbus.broker.embedded import ServerBinary
+from tests.chaos import report
+from tests.chaos.ambiguous import run_ambiguous
+from tests.chaos.controls import ForgetfulBus, settle_before_the_work
+from tests.chaos.figure import Figure
+from tests.chaos.mixed import figures_of, run_mixed
+from tests.chaos.patience import run_patience
+from tests.chaos.poison import run_poison
+from tests.chaos.recovery import run_recovery
+from tests.chaos.zombies import run_zombies
+
+pytestmark = pytest.mark.chaos
+
+
+@pytest.fixture
+def seed() -> str:
+    """Another one for each run, printed, so that a failure can be repeated."""
+    chosen = secrets.token_hex(4)
+    print(f"seed {chosen}")
+    return chosen
+
+
+def accept(*figures: Figure) -> None:
+    """Show figures and require that no promise was broken."""
+    for figure in figures:
+        report.show(figure)
+    assert [problem for figure in figures for problem in figure.problems] == []
+
+
+@pytest.mark.timeout(300)
+def test_fifty_thousand_messages_come_through_forty_kills(seed: str, default_server: ServerBinary) -> None:
+    result = run_mixed(seed, 50_000, 40, default_server, "always")
+    accept(*figures_of(result))
+    assert result.kills.total() == 40
+    assert result.verdict.attempts > 49_990
+
+
+@pytest.mark.timeout(180)
+def test_a_broker_that_syncs_every_second_loses_nothing_to_kills(
+    seed: str, default_server: ServerBinary
+) -> None:
+    accept(*figures_of(run_mixed(seed, 10_000, 10, default_server, "everysec")))
+
+
+@pytest.mark.timeout(120)
+def test_a_thousand_publishes_without_an_answer_store_each_message_once(
+    seed: str, default_server: ServerBinary
+) -> None:
+    accept(run_ambiguous(seed, 1_000, binary=default_server))
+
+
+@pytest.mark.timeout(120)
+def test_the_messages_of_dead_workers_run_again_within_five_heartbeats(
+    seed: str, default_server: ServerBinary
+) -> None:
+    figure = run_recovery(seed, 8, default_server)
+    accept(figure)
+    # On a machine that is shared a target of time is shown; only the long run insists on it.
+    assert len(figure.missed) < 2, figure.missed
+
+
+@pytest.mark.timeout(120)
+def test_handlers_of_five_leases_keep_their_messages(default_server: ServerBinary) -> None:
+    accept(run_patience(5, default_server))
+
+
+@pytest.mark.timeout(120)
+def test_no_settlement_of_a_frozen_consumer_is_accepted(default_server: ServerBinary) -> None:
+    accept(run_zombies(800, default_server))
+
+
+@pytest.mark.timeout(120)
+def test_killing_messages_run_three_times_at_most_and_harm_no_neighbour(
+    seed: str, default_server: ServerBinary
+) -> None:
+    accept(run_poison(seed, 3, 300, default_server))
+
+
+@pytest.mark.timeout(120)
+def test_control_a_publisher_that_forgets_its_positions_is_seen_to_store_twice(
+    seed: str, default_server: ServerBinary
+) -> None:
+    figure = run_ambiguous(seed, 500, ForgetfulBus, default_server)
+    assert any("stored twice" in problem for problem in figure.problems)
+
+
+@pytest.mark.timeout(120)
+def test_control_agents_that_settle_before_the_work_are_seen_to_lose_messages(
+    seed: str, default_server: ServerBinary
+) -> None:
+    verdict = settle_before_the_work(seed, 300, 3, default_server)
+    assert verdict.lost
+    assert not verdict.unexpected
