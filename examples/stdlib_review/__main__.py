@@ -75,9 +75,8 @@ def _tell(console: Console, records: Records, seconds: float) -> int:
         console.print(table)
     for task_id in records.redelivered_messages()[:10]:
         name, result = records.sent[task_id].name, records.results.get(task_id)
-        console.print(
-            f"\nredelivered: {name}, in the end reviewed by {result.analyst if result else 'nobody'}"
-        )
+        reviewer = result.analyst if result else "nobody"
+        console.print(f"\nredelivered: {name}, in the end reviewed by {reviewer}", highlight=False)
     console.print(f"\n{seconds:.1f} s in all", highlight=False)
     problems = records.problems()
     for problem in problems:

@@ -36,8 +36,8 @@ def comments(source: bytes) -> list[tuple[int, str]]:
 def odd_comments(source: bytes) -> Iterator[Oddity]:
     """Yield comments that announce work, and comments that are code."""
     for line, text in comments(source):
-        if mark := _UNFINISHED.search(text):
-            yield Oddity("unfinished work", line, f"{mark[1]}: {text[:70]}")
+        if _UNFINISHED.search(text):
+            yield Oddity("unfinished work", line, text[:80])
         elif is_code(text):
             yield Oddity("code in a comment", line, text[:80])
 

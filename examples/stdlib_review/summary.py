@@ -14,13 +14,16 @@ from examples.stdlib_review.records import Records
 
 
 def tables(records: Records) -> Iterator[Table]:
-    """Yield the tables of the summary."""
+    """Yield the tables of the summary that have something to tell."""
     reviews = [result.review for result in records.results.values()]
-    yield _functions_table(reviews)
-    yield _copies_table(reviews)
-    yield _oddities_table(reviews)
-    yield _analysts_table(records)
-    yield _waits_table(records)
+    everything = (
+        _functions_table(reviews),
+        _copies_table(reviews),
+        _oddities_table(reviews),
+        _analysts_table(records),
+        _waits_table(records),
+    )
+    yield from (table for table in everything if table.row_count)
 
 
 def longest_functions(reviews: Iterable[FileReview], count: int) -> list[tuple[str, FunctionFacts]]:
@@ -59,27 +62,24 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def _functions_table(reviews: Sequence[FileReview]) -> Table:
-    table = _table(
-        "Ten longest functions", "lines", "complexity", "depth", "maintainable", "=function", "=file"
-    )
+    table = _table("Ten longest functions", "lines", "complexity", "depth", "maintainable", "=function")
     for name, facts in longest_functions(reviews, 10):
         table.add_row(
             str(facts.length),
             str(facts.complexity),
             str(facts.nesting),
             f"{facts.maintainability:.0f} %",
-            facts.name,
-            f"{name}:{facts.line}",
+            f"{facts.name} in {name}:{facts.line}",
         )
     return table
 
 
 def _copies_table(reviews: Sequence[FileReview]) -> Table:
-    table = _table("Same function in several files", "lines", "places", "=function", "=first two files")
+    table = _table("Same function in several files", "lines", "places", "=function")
     for found in copied_functions(reviews, 5):
         facts = found[0][1]
-        files = list(dict.fromkeys(name for name, _ in found))
-        table.add_row(str(facts.length), str(len(found)), facts.name, ", ".join(files[:2]))
+        files = dict.fromkeys(name for name, _ in found)
+        table.add_row(str(facts.length), str(len(found)), f"{facts.name} in {', '.join(files)}")
     return table
 
 
@@ -141,17 +141,19 @@ def _waits(records: Records, level: str) -> tuple[list[float], list[float]]:
 
 
 def _table(title: str, *columns: str) -> Table:
-    """Return an empty table; columns are figures, or text when they begin with ``=``."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
+    """Return an empty table; columns are figures, or text when they begin with ``=``.
+
+    The last column gives way where there is little room, so it should hold text.
+    """
+    table = Table(
+        title=title, title_justify="left", box=None, pad_edge=False, header_style="dim", expand=True
+    )
     for column in columns:
-        is_text = column.startswith("=")
-        name = column.lstrip("=")
-        # Where space is short, texts give way, not figures.
         table.add_column(
-            name,
-            justify="left" if is_text else "right",
+            column.lstrip("="),
+            justify="left" if column.startswith("=") else "right",
             no_wrap=True,
             overflow="ellipsis",
-            min_width=None if is_text else len(name),
+            ratio=1 if column is columns[-1] else None,
         )
     return table

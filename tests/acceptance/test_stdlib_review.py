@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from agentbus.broker.embedded import ServerBinary
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(120)]
 
 _SECONDS = 50.0
 
@@ -33,7 +33,17 @@ class Demo:
         self.mark = f"demo-{secrets.token_hex(8)}"
         environment = {**os.environ, "AGENTBUS_SERVER": str(server), "DEMO_MARK": self.mark}
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "default", "-m", "examples.stdlib_review", "--plain", *arguments],
+            [
+                sys.executable,
+                "-W",
+                "default",
+                "-X",
+                "faulthandler",
+                "-m",
+                "examples.stdlib_review",
+                "--plain",
+                *arguments,
+            ],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -52,7 +62,13 @@ class Demo:
 
     def finish(self) -> tuple[int, str, str]:
         """Wait for its end; return exit code, the rest of its output, and its errors."""
-        output, errors = self.process.communicate(timeout=_SECONDS)
+        try:
+            output, errors = self.process.communicate(timeout=_SECONDS)
+        except subprocess.TimeoutExpired:
+            # The interpreter's fault handler answers this one with what every thread is doing.
+            self.process.send_signal(signal.SIGABRT)
+            output, errors = self.process.communicate(timeout=_SECONDS)
+            raise AssertionError(f"did not end in {_SECONDS} s:\n{output}\n{errors}") from None
         return self.process.returncode, output, errors
 
     def living(self) -> list[str]:
