@@ -10,7 +10,7 @@ from agentbus.broker.connection import Broker, ConnectionSettings
 from agentbus.broker.embedded import BrokerInUse, ConnectedClient, RunningBroker, ensure_running, find, stop
 from agentbus.broker.embedded.places import Places
 from agentbus.cli.output import Output
-from agentbus.cli.session import OK, embedded_settings, say
+from agentbus.cli.session import FAILURE, OK, embedded_settings, say
 from agentbus.errors import BrokerError
 
 #: The name of the watcher's own connection, which does not count as somebody else's.
@@ -28,8 +28,7 @@ async def bring_up(*, detach: bool, as_json: bool) -> int:
     _show(running, started=before is None, detached=detach, output=Output(as_json))
     if detach:
         return OK
-    await _watch(running)
-    return OK
+    return await _watch(running)
 
 
 def _show(running: RunningBroker, *, started: bool, detached: bool, output: Output) -> None:
@@ -62,7 +61,7 @@ def _show(running: RunningBroker, *, started: bool, detached: bool, output: Outp
         output.text("Ctrl-C stops it, unless others are connected.")
 
 
-async def _watch(running: RunningBroker) -> None:
+async def _watch(running: RunningBroker) -> int:
     """Keep one connection, so that the broker counts as used, and tell when it goes and comes back."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -80,7 +79,7 @@ async def _watch(running: RunningBroker) -> None:
             except BrokerError as error:
                 if not Places(running.folder).state.exists():
                     say(f"the broker is gone: somebody stopped it, or see {running.log}")
-                    return
+                    return FAILURE
                 if answers:
                     say(f"the broker does not answer: {error}; its log is {running.log}")
                 answers = False
@@ -88,6 +87,7 @@ async def _watch(running: RunningBroker) -> None:
     finally:
         await broker.close()
     await _stop_unless_used()
+    return OK
 
 
 async def _wait(stopped: asyncio.Event) -> None:

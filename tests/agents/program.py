@@ -56,7 +56,9 @@ def build(options: dict[str, Any], log: Log) -> Agent:  # noqa: C901 - a list of
     @agent.on("sleep")
     async def sleep(body: dict[str, Any], context: Context) -> None:
         fields = begin(context)
-        await asyncio.sleep(body["seconds"])
+        await asyncio.sleep(
+            body["after_crash"] if fields["crashes"] and "after_crash" in body else body["seconds"]
+        )
         log.write("end", **fields)
 
     @agent.on("steps")

@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from agentbus import Agent, AgentSettings, BrokerUnavailable, Bus, Defer, Delivery, Event, Retry
+from agentbus import Agent, AgentSettings, Bus, Defer, Delivery, Event, Retry
 from tests.chaos.history import History
+from tests.chaos.opening import opened
 
 Work = Callable[[Delivery, History], Awaitable[None]]
 
@@ -33,21 +34,8 @@ async def run(
     manners = Manners(Path(folder), seconds, seed)
     bus = Bus(url)
     bus.events.listen(lambda event: _note_event(history, event))
-    await _open(bus)
-    try:
+    async with opened(bus):
         await bus.serve(make_agent(name, concurrency, lease, getattr(manners, manner), history))
-    finally:
-        await bus.close()
-
-
-async def _open(bus: Bus) -> None:
-    # A replacement may be born while the broker is down.
-    while True:
-        try:
-            await bus.open()
-            return
-        except BrokerUnavailable:
-            await asyncio.sleep(0.05)
 
 
 def _note_event(history: History, event: Event) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from agentbus import Bus, BusSettings, PublisherSettings, PublishTimeout
 from tests.chaos.checker import writer_and_number
 from tests.chaos.gate import Gate
 from tests.chaos.history import History, read_folder
+from tests.chaos.opening import opened
 
 _LARGEST_CHUNK = 64
 _PRIORITIES = ("critical", "high", "normal", "low", "background")
@@ -40,32 +41,26 @@ async def run(
     history = History(place, f"publisher-{writer}")
     settings = BusSettings(publisher=PublisherSettings(deadline=deadline))
     dice = random.Random(f"{seed} {writer} {next_number}")
-    # A replacement may be born while the broker is down.
-    async with await _opened(url, writer, settings) as bus:
+    async with opened(Bus(url, agent=writer, settings=settings)) as bus:
         sender = _Sender(bus, history, topic, idempotent)
         for chunk in _chunks(repeat, dice):
-            await sender.send(chunk, dice)
+            await sender.send(chunk)
         gate = Gate(place / "gate")
-        while next_number < messages:
-            released = int(messages * await gate.wait(next_number / messages))
-            until = min(released, messages, next_number + dice.randint(1, _LARGEST_CHUNK))
-            if until <= next_number:
-                await asyncio.sleep(0.02)
-                continue
-            await sender.send([f"{writer}-{number}" for number in range(next_number, until)], dice)
-            next_number = until
+        async for numbers in _released(gate, next_number, messages, dice):
+            await sender.send([f"{writer}-{number}" for number in numbers])
 
 
-async def _opened(url: str, writer: str, settings: BusSettings) -> Bus:
-    from agentbus import BrokerUnavailable
-
-    while True:
-        bus = Bus(url, agent=writer, settings=settings)
-        try:
-            await bus.open()
-            return bus
-        except BrokerUnavailable:
-            await asyncio.sleep(0.05)
+async def _released(gate: Gate, first: int, end: int, dice: random.Random) -> AsyncIterator[range]:
+    """Yield the numbers from ``first`` to ``end`` in chunks, as the gate releases them."""
+    while first < end:
+        released = int(end * await gate.wait(first / end))
+        until = min(released, first + dice.randint(1, _LARGEST_CHUNK))
+        if until > first:
+            yield range(first, until)
+            first = until
+        else:
+            # A share that is less than one message.
+            await asyncio.sleep(0.02)
 
 
 def _inherited(folder: Path, writer: str) -> tuple[list[str], int]:
@@ -94,7 +89,7 @@ class _Sender:
         self._topic = topic
         self._idempotent = idempotent
 
-    async def send(self, keys: Sequence[str], dice: random.Random) -> None:
+    async def send(self, keys: Sequence[str]) -> None:
         """Send some messages; what was never sent because its deadline came first is tried again."""
         # The priority belongs to the message: a repeated one must be the same.
         by_priority: dict[str, list[str]] = {}

@@ -80,7 +80,7 @@ async def test_a_process_killed_before_its_handlers_began_costs_no_second_run(
     await bus.publish_many(f"agent.{name}.note", [{"n": -1}] * 100)
     await processed(look, 100)
     # Fast handlers earned it a prefetch: these are held behind one that is slow.
-    await bus.publish(f"agent.{name}.sleep", {"n": 100, "seconds": 2.0})
+    await bus.publish(f"agent.{name}.sleep", {"n": 100, "seconds": 60, "after_crash": 0.1})
     await eventually(lambda: first.lines("begin", n=100))
     await bus.publish_many(f"agent.{name}.note", [{"n": n} for n in range(200, 210)])
 
@@ -92,7 +92,7 @@ async def test_a_process_killed_before_its_handlers_began_costs_no_second_run(
     second = agents.start(name, settings=LEASE)
 
     def all_ran() -> bool:
-        return {line["n"] for line in second.lines("end")} == set(range(200, 210))
+        return {line["n"] for line in second.lines("end")} >= set(range(200, 210))
 
     await eventually(all_ran, 15)
     assert all(len(agents.lines("begin", n=n)) == 1 for n in range(200, 210))

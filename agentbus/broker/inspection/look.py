@@ -110,7 +110,7 @@ async def take_look(broker: Broker, keys: InboxKeys) -> Look:
             ("XINFO", "STREAM", stream),
             ("XINFO", "GROUPS", stream),
             ("XPENDING", stream, GROUP),
-            ("XRANGE", stream, f"({format_id(position)}", "+", "COUNT", PAGE),
+            ("XRANGE", stream, _after(position), "+", "COUNT", PAGE),
         ]
     replies = (await broker.pipeline([("MULTI",), *commands, ("EXEC",)]))[-1]
     if isinstance(replies, Exception):
@@ -129,6 +129,12 @@ async def take_look(broker: Broker, keys: InboxKeys) -> Look:
             for index in range(len(SOURCES))
         ),
     )
+
+
+def _after(position: EntryId) -> str:
+    # There is no id after the largest, and the server refuses to look for one: that entry itself is then
+    # read again, and sorted out as handed out already.
+    return format_id(position) if position == LARGEST else f"({format_id(position)}"
 
 
 async def _positions(broker: Broker, keys: InboxKeys) -> list[EntryId]:

@@ -2,8 +2,7 @@
 
 A message changes its entry id whenever it moves (retry, release, takeover), so it is followed by its
 message id through all streams. Records of outcomes name entry ids: those of the entries found are looked up
-there. What was handed back can be linked to the record of it, because one script wrote both in one
-millisecond and in one order.
+there. What was handed back is linked to the record of it by time and order, because one script wrote both.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from agentbus.broker.inspection.look import (
     Look,
     StreamLook,
     fields_of,
+    format_id,
     parse_id,
     take_look,
 )
@@ -30,6 +30,8 @@ from agentbus.message.message import Message
 _PAGE = 500
 #: Links between hand-backs that are followed to the past.
 _MOST_LINKS = 100
+#: From a handed back entry to the record of it. Since Redis 7.2 a script has one time from begin to end.
+_LONGEST_HAND_BACK_MS = 2
 
 #: Told before each address: (index, how many there are, address).
 Progress = Callable[[int, int, str], None]
@@ -69,6 +71,8 @@ class Step:
     consumer: str
     stream: str
     entry_id: str
+    #: The record in ``outcomes``: its place in time also within one millisecond.
+    record_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,11 @@ async def trace_message(
         places += search.places
         steps += search.steps
     return Trace(
-        message_id, message, tuple(places), tuple(sorted(steps, key=lambda step: step.at_ms)), len(addresses)
+        message_id,
+        message,
+        tuple(places),
+        tuple(sorted(steps, key=lambda step: parse_id(step.record_id))),
+        len(addresses),
     )
 
 
@@ -242,7 +250,15 @@ class _Search:
                     self._note(record, stream, held_id)
 
     def _note(self, record: _Record, stream: str, held_id: str) -> None:
-        step = Step(self._keys.address, record.at[0], record.outcome, record.consumer, stream, held_id)
+        step = Step(
+            self._keys.address,
+            record.at[0],
+            record.outcome,
+            record.consumer,
+            stream,
+            held_id,
+            format_id(record.at),
+        )
         if step not in self.steps:
             self.steps.append(step)
 
@@ -264,15 +280,22 @@ class _Search:
                     returned.append(held_id)
 
     async def _hand_back_of(self, entry_id: EntryId) -> tuple[_Record, str, str] | None:
-        """Return which delivery became this entry of ``returned``; None when it cannot be said for sure."""
+        """Return which delivery became this entry of ``returned``; None when more than one might have."""
         at, place = entry_id
-        rows = await self._broker.execute("XRANGE", self._keys.outcomes, at, at, "COUNT", 100)
+        rows = await self._broker.execute(
+            "XRANGE", self._keys.outcomes, at, at + _LONGEST_HAND_BACK_MS, "COUNT", 100
+        )
         records = [_Record.read(row[0], row[1]) for row in rows]
         records = [record for record in records if record.outcome in ("released", "reclaimed")]
-        if len(records) != 1 or place >= len(records[0].entries):
+        if len(records) != 1:
             return None
-        stream, held_id = records[0].entries[place]
-        return records[0], stream, held_id
+        (record,) = records
+        if len(record.entries) == 1:
+            place = 0
+        elif record.at[0] != at or place >= len(record.entries):
+            return None
+        stream, held_id = record.entries[place]
+        return record, stream, held_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,9 +121,13 @@ local function last_delivered(stream)
   return nil, {err = 'NOGROUP a lane has no group'}
 end
 
+-- Nothing waits behind the largest id, and the server refuses to look there with an error.
+local LARGEST = '18446744073709551615-18446744073709551615'
+
 local function oldest_waiting(lane)
   local last, trouble = last_delivered(KEYS[5 + lane])
   if trouble then note_problem(trouble) return nil end
+  if last == LARGEST then return nil end
   local head = redis.call('XRANGE', KEYS[5 + lane], '(' .. last, '+', 'COUNT', 1)[1]
   if not head then return nil end
   return math.min(tonumber(string.match(head[1], '^%d+')), now) + ALLOWANCE[lane], last
