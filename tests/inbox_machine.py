@@ -242,7 +242,8 @@ class InboxMachine(RuleBasedStateMachine):
             (at for at in (before, self.now_ms()) if self.model.would_fetch(most, at) == taken), before
         )
         expected = self.model.fetch(name, most, now)
-        assert taken == [one.tag for one in expected]
+        right = [one.tag for one in expected]
+        assert taken == right, f"handed out {taken}, not {right}, at {now}: {self.server.streams}"
         for message, entry in zip(expected, self.answer, strict=True):
             assert counters(entry) == (message.attempt, message.crashes, message.bounces)
         self.seen[name] += zip(expected, self.answer, strict=True)
