@@ -159,6 +159,10 @@ class InboxModel:
         }
         return self.waiting(0) + merged(heads, now)
 
+    def would_fetch(self, most: int, now: int) -> list[str]:
+        """The messages that a fetch at this moment hands out."""
+        return [one.tag for one in self.serving_order(now) if not one.expired][:most]
+
     def fetch(self, consumer: str, most: int, now: int) -> list[Message]:
         """Hand out; expired ones met on the way end."""
         handed: list[Message] = []

@@ -54,8 +54,11 @@ async def test_without_the_nudge_the_timer_finds_it_within_a_second(bus: Bus, un
 
     look = Look(bus, name)
     async with bus.serving(agent):
-        clients = (await bus.rooms.broker.execute("CLIENT", "LIST")).decode().splitlines()
-        assert any("cmd=subscribe" in client for client in clients)
+
+        async def listening() -> bool:
+            return b"cmd=subscribe" in await bus.rooms.broker.execute("CLIENT", "LIST")
+
+        await eventually(listening)
         # Put there as a script would, but nobody is told.
         seconds, _ = await bus.rooms.broker.execute("TIME")
         due = int(seconds) * 1000 + 1000

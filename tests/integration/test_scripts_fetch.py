@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Callable
@@ -99,6 +100,13 @@ async def test_thousands_of_expired_messages_end_in_steps_and_are_all_counted(on
     await on.publish("new")
     assert await on.texts() == ["new"]
     assert await on.ledger("expired") == 5_000
+
+
+async def test_an_expired_message_takes_no_other_ones_place_in_a_fetch(on: InboxBench) -> None:
+    await on.publish("old", ttl=1)
+    await on.publish("new")
+    await asyncio.sleep(0.005)
+    assert await on.texts(most=1) == ["new"]
 
 
 async def test_a_deleted_lane_is_made_anew_and_does_not_silence_the_others(on: InboxBench) -> None:

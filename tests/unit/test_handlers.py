@@ -20,7 +20,7 @@ def register(function: Any) -> Any:
 def test_a_body_alone_needs_no_arguments_built() -> None:
     async def handle(body: Any) -> None: ...
 
-    assert register(handle).takes_content_only
+    assert register(handle).plain
 
 
 def test_plain_functions_are_known_from_coroutine_functions() -> None:
@@ -72,7 +72,7 @@ def test_an_annotation_that_is_not_known_is_named() -> None:
 def test_the_special_parameters_may_come_in_any_order_and_by_keyword() -> None:
     async def handle(delivery: Delivery, context: Context, *, message: Message, body: int) -> None: ...
 
-    assert not register(handle).takes_content_only
+    assert not register(handle).plain
 
 
 def test_a_topic_brings_its_type_and_its_body() -> None:

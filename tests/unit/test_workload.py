@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any, cast
 
 from agentbus.broker.inbox import Inbox, RawEntry
@@ -25,7 +26,8 @@ def finish(load: Workload, number: int, seconds: float) -> None:
     load.add([delivery(number)])
     taken = load.take()
     assert taken is not None
-    load.finished(taken, seconds)
+    now = time.monotonic()
+    load.finished(taken, now - seconds, now)
 
 
 async def test_unknown_handlers_get_no_prefetch() -> None:
@@ -76,7 +78,7 @@ async def test_one_suspect_at_a_time_in_all_workloads_of_a_process() -> None:
     assert innocent is not None
     assert innocent.entry_id == "4-0"
     assert second.take() is None
-    first.finished(running, 0.001)
+    first.finished(running, time.monotonic(), time.monotonic())
     suspect = second.take()
     assert suspect is not None
     assert suspect.entry_id == "3-0"

@@ -173,9 +173,11 @@ while may_go_on() do
   if #listed == 1 then
     local _, empty = read(listed[1], wanted - taken)
     if empty and not stopped then unlist(listed[1]) end
+    -- Not empty and room left: expired ones took the places of those asked for.
+    if empty then break end
+  elseif not serve_best(listed) then
     break
   end
-  if not serve_best(listed) then break end
 end
 
 if ended.count > 0 then

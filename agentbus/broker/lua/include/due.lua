@@ -1,7 +1,7 @@
 -- Adding to `due` and `delayed`.
 
--- Puts one message there; returns its name, which begins with `id`, or what the server answered (err)
--- and for which key when it refused: then nothing is written. Body before index, so that an index never points at nothing.
+-- Puts one message there; returns its name, which begins with `id`, or what the server answered (err, key)
+-- when it refused: then nothing is written. Body before index: an index never points at nothing.
 local function add_due(due_key, delayed, nudge, id, message, state, due)
   -- Both fields must be free: a message named x and another one named x:state would overwrite each other.
   while true do
