@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ReviewFailed, AgentBusError) as problem:
         console.print(f"failed: {problem}", highlight=False, markup=False)
         return 1
-    return _tell(console, records, time.monotonic() - started)
+    return tell(console, records, time.monotonic() - started)
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -68,7 +68,7 @@ def _cancelled_by(number: signal.Signals) -> Iterator[None]:
         loop.remove_signal_handler(number)
 
 
-def _tell(console: Console, records: Records, seconds: float) -> int:
+def tell(console: Console, records: Records, seconds: float) -> int:
     """Print the summary; return the exit code."""
     for table in tables(records):
         console.print()

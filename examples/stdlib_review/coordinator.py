@@ -134,7 +134,7 @@ class Coordinator:
         self._dismissed.add(victim.name)
         held = await victim.kill_while_holding()
         if not held:
-            raise ReviewFailed(f"{victim.name} ended by itself:\n{victim.last_words()}")
+            raise ReviewFailed(f"{victim.name} ended by itself: {victim.last_words()}")
         self.records.held_at_kill |= held
         names = ", ".join(sorted(self._name(task_id) for task_id in held))
         self._display.ended(victim.name, "killed", f"killed {victim.name} while it held {names}")
@@ -144,7 +144,7 @@ class Coordinator:
             leaver.name, "stopped", f"stopped {leaver.name}; it finished its work, exit {code}"
         )
         if code != 0:
-            raise ReviewFailed(f"{leaver.name} did not stop cleanly:\n{leaver.last_words()}")
+            raise ReviewFailed(f"{leaver.name} did not stop cleanly: {leaver.last_words()}")
 
     def _share(self) -> float:
         return len(self.records.results) / len(self._tasks)
@@ -161,7 +161,7 @@ class Coordinator:
             for analyst in self._analysts:
                 if analyst.ended.is_set() and analyst.name not in self._dismissed:
                     self._dismissed.add(analyst.name)
-                    self._display.ended(analyst.name, "died", f"{analyst.name} died:\n{analyst.last_words()}")
+                    self._display.ended(analyst.name, "died", f"{analyst.name} died: {analyst.last_words()}")
             if self.records.answered.total() > answered:
                 answered, since = self.records.answered.total(), time.monotonic()
             silent = time.monotonic() - since > self._plan.patience

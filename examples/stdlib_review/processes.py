@@ -115,9 +115,11 @@ class AnalystProcess:
                 pipe.close()
 
     def last_words(self) -> str:
-        """Return the end of what it wrote to standard error."""
+        """Return how it ended, and the end of what it wrote to standard error."""
         self._errors.seek(0)
-        return self._errors.read()[-2000:].decode(errors="replace").strip()
+        written = self._errors.read()[-2000:].decode(errors="replace").strip()
+        code = self._process.poll()
+        return f"exit {code}" if not written else f"exit {code}, and said:\n{written}"
 
 
 def _wait_frozen(pid: int) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import math
 
+import pytest
 from rich.console import Console
 
+from examples.stdlib_review.__main__ import tell
 from examples.stdlib_review.messages import FileReview, FunctionFacts, Oddity, TaskResult
 from examples.stdlib_review.records import Records, Sent
 from examples.stdlib_review.summary import copied_functions, longest_functions, percentile, tables
@@ -107,3 +109,11 @@ def test_the_summary_tells_functions_oddities_analysts_and_waits() -> None:
     told = console.file.getvalue()  # type: ignore[attr-defined]
     for expected in ("f", "bare except", "analyst-1", "1.00 s", "1.50 s", "normal"):
         assert expected in told
+
+
+@pytest.mark.parametrize(("answered", "code"), [(3, 0), (2, 1)])
+def test_the_exit_code_says_whether_the_last_line_is_true(answered: int, code: int) -> None:
+    written = io.StringIO()
+    kept = records(3, answered)
+    assert tell(Console(file=written, width=120), kept, 1.0) == code
+    assert written.getvalue().splitlines()[-1] == kept.closing_line()
