@@ -113,6 +113,9 @@ class Workload:
 
     async def wait_work(self) -> None:
         """Wait until there may be something to take."""
+        if self._ready or (self._suspects and not self._gate.running):
+            # It came after the caller had looked; nobody would tell it again.
+            return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._idle.append(waiter)
         if self._runners == 0:

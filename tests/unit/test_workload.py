@@ -128,3 +128,12 @@ async def test_with_no_runners_only_what_callers_wait_for_is_wanted() -> None:
     for waiter in waiters[1:]:
         waiter.cancel()
     await asyncio.wait(waiters)
+
+
+async def test_what_came_after_a_caller_had_looked_is_not_waited_for() -> None:
+    load = workload(runners=0)
+    assert load.take() is None
+    load.add([delivery(1)])
+    async with asyncio.timeout(1):
+        await load.wait_work()
+    assert load.take() is not None
