@@ -67,7 +67,8 @@ class _Supervisor:
             code = await process.wait()
             del self._processes[number]
             if self._stopping.is_set():
-                return OK if code in (OK, -signal.SIGTERM) else FAILURE
+                # One that was told to end while it was still starting had nothing to drain.
+                return OK if code in (OK, -signal.SIGTERM, 128 + signal.SIGTERM) else FAILURE
             if code == USAGE:
                 # It can never work, here as in the others: what is wrong was said by the process itself.
                 self._stop()

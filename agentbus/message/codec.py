@@ -118,7 +118,10 @@ def decode(text: bytes) -> Message:
             raise MalformedMessage(field, "is missing")
     # One pass over what is there instead of a look-up for each field that could be.
     for field, value in envelope.items():
-        if type(value) is not str or field in _NOT_TEXT:
+        if type(value) is str:
+            if field in _NOT_TEXT and not (field == "priority" and value in PRIORITY_INDEX):
+                _check_field(field, value)
+        elif field != "version" or value != ENVELOPE_VERSION:
             _check_field(field, value)
     return Message(envelope)
 

@@ -109,7 +109,7 @@ def _content(delivery: Delivery, context: Any) -> Any:
 
 
 def _body_extractor(annotation: Any) -> Extractor:
-    if annotation is None or annotation is Any:
+    if annotation is None or annotation is Any or annotation is object:
         return _content
     # A type that cannot be validated is told where it is written, not with every message.
     check_annotation(annotation)

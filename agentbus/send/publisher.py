@@ -106,7 +106,10 @@ class Publisher:
             await self._check_durability(check_durability(options["durability"]), until)
         collector = Collector(loop)
         try:
-            for body in bodies:
+            for number, body in enumerate(bodies, 1):
+                if number % self._settings.batch_messages == 0:
+                    # A batch leaves now and is stored while the next one is composed.
+                    await asyncio.sleep(0)
                 outgoing = compose(self._sender, topic, body, options, self._settings.message_bytes)
                 part = collector.add(outgoing, until)
                 try:
