@@ -13,6 +13,7 @@
     │   ├── NoBroker                    no URL given, or no server found to embed
     │   └── UnsafeBroker                the server would throw messages away
     ├── BrokerError
+    │   ├── BrokerInUse                 the embedded broker has clients; lives in broker.embedded
     │   ├── BrokerUnavailable           cannot be reached, or did not answer
     │   └── BrokerRefused               answered, and said no
     │       ├── BrokerOutOfMemory

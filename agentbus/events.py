@@ -18,6 +18,7 @@ to whoever listens. The actions:
 ``dropped_delivery``      user code let go of a delivery without settling it
 ``read_refused``          the broker refuses a read; it is tried again
 ``policy_ignored``        the stored policy of an address cannot be read
+``restored``              an entry was taken from its owner by somebody's hand and put back
 ``reconnected``           the broker answers again
 ``rebuilt``               a reader that heard nothing although work waits got a new connection
 ========================  ============================================================================

@@ -360,6 +360,13 @@ class Inbox:
         reply = await self._broker.execute("XRANGE", self.keys.sources[source], entry_id, entry_id)
         return raw_entry(source, reply[0]) if reply else None
 
+    async def restore(self, consumer: str, source: int, entry_id: bytes) -> bool:
+        """Put an entry that somebody took off a consumer's list back on it; False when there is no need."""
+        keys = (self.keys.alive, self.keys.sources[source])
+        reply = await self._run("restore", keys, consumer, entry_id)
+        self._check(reply)
+        return bool(reply[0] == b"restored")
+
     async def forget(self, source: int, entry_id: bytes) -> None:
         """Acknowledge an entry that somebody deleted from the stream; it cannot be handled any more."""
         await self._run("forget", (self.keys.ledger, self.keys.sources[source]), entry_id)

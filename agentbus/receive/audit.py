@@ -1,7 +1,9 @@
 """Work that nobody saw: what the broker believes this process holds, compared with what it does hold.
 
 A lost reply, or a read on a connection that was already dead, leaves entries pending for a living consumer;
-nobody may reclaim those. An id that is unknown here on two looks is taken in as a delivery.
+nobody may reclaim those. An id that is unknown here on two looks is taken in as a delivery. The reverse, a
+delivery that runs here and is no longer pending, is the work of somebody's hand (XGROUP DELCONSUMER,
+XACK): it is put back on the list.
 """
 
 from __future__ import annotations
@@ -11,11 +13,16 @@ import random
 from collections.abc import Callable, Sequence
 
 from agentbus.broker.inbox import Inbox, RawEntry
-from agentbus.errors import BrokerError
+from agentbus.errors import BrokerError, StaleDelivery
 from agentbus.events import Events
 from agentbus.receive.delivery import Source
 
 AUDIT_INTERVAL = 3.0
+#: Pending entries of one stream that a look compares.
+MOST_LOOKED_AT = 1_000
+
+#: (index of the stream, entry id)
+Place = tuple[int, bytes]
 
 Accept = Callable[[Inbox, Sequence[RawEntry]], None]
 
@@ -38,7 +45,8 @@ class Audit:
         self._accept = accept
         self._reconnects = reconnects
         self._events = events
-        self._unknown: dict[Inbox, set[tuple[int, bytes]]] = {}
+        self._unknown: dict[Inbox, set[Place]] = {}
+        self._taken: dict[Inbox, set[Place]] = {}
 
     async def run(self) -> None:
         """Look every few seconds, and soon after each reconnect."""
@@ -51,21 +59,27 @@ class Audit:
             seen = self._reconnects()
             try:
                 await self.look()
-            except BrokerError:
+            except (BrokerError, StaleDelivery):
                 continue
 
     async def look(self) -> None:
         """Compare once."""
         for inbox, sources in self._by_inbox.items():
+            # Noted before the question: what is handed out in between is not yet in the answer.
+            unsettled = _unsettled(sources)
+            pending = set(await inbox.held_ids(self._consumer, MOST_LOOKED_AT))
             unknown = {
-                (index, entry_id)
-                for index, entry_id in await inbox.held_ids(self._consumer)
-                if entry_id not in sources[index].held
+                (index, entry_id) for index, entry_id in pending if entry_id not in sources[index].held
             }
             missing = unknown & self._unknown.get(inbox, set())
             self._unknown[inbox] = unknown - missing
             for index, entry_id in sorted(missing):
                 await self._take_in(inbox, sources[index], entry_id)
+            # A list that was cut off says nothing about what is not on it.
+            taken = unsettled - pending if len(pending) < MOST_LOOKED_AT else set()
+            for index, entry_id in sorted(taken & self._taken.get(inbox, set()) & _unsettled(sources)):
+                await self._put_back(inbox, index, entry_id)
+            self._taken[inbox] = taken
 
     async def _take_in(self, inbox: Inbox, source: Source, entry_id: bytes) -> None:
         entry = await inbox.read_entry(source.index, entry_id)
@@ -76,3 +90,21 @@ class Audit:
             await inbox.forget(source.index, entry_id)
             return
         self._accept(inbox, (entry,))
+
+    async def _put_back(self, inbox: Inbox, index: int, entry_id: bytes) -> None:
+        if await inbox.restore(self._consumer, index, entry_id):
+            self._events.emit(
+                "restored",
+                inbox.address,
+                f"entry {entry_id.decode()} was taken off this consumer's list by somebody's hand; put back",
+            )
+
+
+def _unsettled(sources: dict[int, Source]) -> set[Place]:
+    """Return what this process holds and has not decided about."""
+    return {
+        (index, entry_id)
+        for index, source in sources.items()
+        for entry_id, delivery in source.held.items()
+        if delivery.outcome is None and not delivery.revoked
+    }

@@ -101,7 +101,7 @@ class Delivery:
     @property
     def redelivered(self) -> bool:
         """Whether somebody may have run this message before."""
-        return bool(self.state.get("attempt") or self.state.get("crashes"))
+        return any(self.state.get(count) for count in ("attempt", "crashes", "deferrals"))
 
     @property
     def settled(self) -> bool:

@@ -105,6 +105,7 @@ class Execution:
         failure = None if outcome.kind is Kind.PROCESSED else outcome
         try:
             await self._around.answer(delivery.message, outcome.reply, failure)
+            delivery.answered = True
         except BrokerError as error:
             # The work was done: an answer that cannot be sent must not make it be done again.
             _logger.warning("no answer to %s: %s", delivery.message.message_id, error)

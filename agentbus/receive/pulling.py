@@ -53,6 +53,8 @@ class Puller:
         self._subscriber = subscriber
         self._events = events
         self._task: asyncio.Task[None] | None = None
+        #: Askers being told that their request was not settled in time.
+        self._telling: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Join; raises what joining raises."""
@@ -161,7 +163,11 @@ class Puller:
     def _timed_out(self, inner: Delivery, finished: _Finish, timeout: float) -> None:
         if inner.outcome is None and not inner.revoked:
             error = TimeoutError(f"not settled within {readable(timeout)}")
-            finished.incarnation.settler.settle(inner, self._subscriber.execution.failed(inner, error))
+            outcome = self._subscriber.execution.failed(inner, error)
+            telling = asyncio.create_task(self._subscriber.execution.answer(inner, outcome))
+            self._telling.add(telling)
+            telling.add_done_callback(self._telling.discard)
+            finished.incarnation.settler.settle(inner, outcome)
             finished.done()
 
     def _dropped(self, inner: Delivery, finished: _Finish) -> None:

@@ -293,3 +293,26 @@ async def test_an_entry_deleted_by_somebody_while_it_is_pending_is_counted_as_va
 
 async def _nothing_pending(look: Look) -> bool:
     return await look.pending() == 0 and await look.waiting() == 0
+
+
+async def test_work_taken_from_its_owner_by_hand_is_put_back_and_settled(bus: Bus, name: str) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    agent = Agent(name)
+
+    @agent.on("task")
+    async def handle(body: Any) -> None:
+        begun.set()
+        await go_on.wait()
+
+    look = Look(bus, name)
+    async with bus.serving(agent):
+        await bus.publish(f"agent.{name}.task", 1)
+        await begun.wait()
+        (consumer,) = await look.alive()
+        lane = look.keys.sources[3]
+        taken = await bus.rooms.broker.execute("XGROUP", "DELCONSUMER", lane, "inbox", consumer)
+        assert taken == 1, "the entry was pending, and now belongs to nobody"
+        await eventually(lambda: bus.events.counts["restored"] == 1, 20)
+        go_on.set()
+        await eventually(lambda: look.count("processed"), 10)
+    await look.check_balance()

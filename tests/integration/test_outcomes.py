@@ -157,10 +157,12 @@ async def test_reject_makes_a_dead_letter_at_once_with_its_reason(bus: Bus, name
 
 async def test_defer_hands_it_out_again_later_without_spending_an_attempt(bus: Bus, name: str) -> None:
     agent, attempts = Agent(name, retry=Retry(max_retries=0)), []
+    redelivered = []
 
     @agent.on("task")
     async def handle(context: Context) -> None:
         attempts.append(context.attempt)
+        redelivered.append(context.delivery.redelivered)
         if len(attempts) < 4:
             raise Defer("10ms")
 
@@ -168,6 +170,7 @@ async def test_defer_hands_it_out_again_later_without_spending_an_attempt(bus: B
         await bus.publish(f"agent.{name}.task", None)
         await settled(Look(bus, name), processed=1, deferred=3, retried=0)
     assert attempts == [1, 1, 1, 1]
+    assert redelivered == [False, True, True, True], "its handler has run before"
 
 
 async def test_a_deferral_that_makes_no_sense_is_a_failure_of_the_handler_not_of_the_agent(

@@ -242,6 +242,16 @@ async def test_the_acknowledgement_timeout_counts_as_a_failure(bus: Bus, name: s
     await look.check_balance()
 
 
+async def test_an_asker_is_told_when_a_pulled_request_is_not_settled_in_time(bus: Bus, name: str) -> None:
+    agent = Agent(name, retry=Retry(max_retries=0), settings=AgentSettings(pulled_timeout=0.1))
+    async with bus.pulling(name, agent=agent) as puller:
+        asking = asyncio.create_task(bus.request(f"agent.{name}.question", None, timeout=20))
+        delivery = await puller.next(10)
+        assert delivery is not None
+        with pytest.raises(RequestFailed, match="not settled within"):
+            await asking
+
+
 async def test_a_pulled_request_is_answered_and_refused(bus: Bus, name: str) -> None:
     asking = asyncio.create_task(bus.request(f"agent.{name}.question", None, timeout=10))
     delivery = await bus.next(name, timeout=10)

@@ -28,6 +28,7 @@ local state = decode_state(text)
 if not state.lane then state.lane = SOURCES[tonumber(ARGV[3]) + 1] end
 state.held = true
 if ARGV[5] == 'retried' then state.attempt = (state.attempt or 0) + 1 end
+if ARGV[5] == 'deferred' then state.deferrals = (state.deferrals or 0) + 1 end
 if ARGV[5] == 'bounced' then state.bounces = (state.bounces or 0) + 1 end
 add_failure(state, ARGV[6])
 local due = now_ms() + tonumber(ARGV[4])

@@ -25,7 +25,7 @@ local function decode_state(text)
   if not text or text == '' then return {} end
   local ok, state = pcall(cjson.decode, text)
   if not ok or type(state) ~= 'table' then return {} end
-  for _, field in ipairs({'attempt', 'crashes', 'bounces', 'expires'}) do
+  for _, field in ipairs({'attempt', 'crashes', 'bounces', 'deferrals', 'expires'}) do
     if not is_count(state[field]) then state[field] = nil end
   end
   for _, field in ipairs({'lane', 'key', 'digest'}) do
@@ -39,7 +39,8 @@ local function encode_state(state)
   local ok, text = pcall(cjson.encode, state)
   if ok then return text end
   return cjson.encode({
-    attempt = state.attempt, crashes = state.crashes, bounces = state.bounces, expires = state.expires,
+    attempt = state.attempt, crashes = state.crashes, bounces = state.bounces,
+    deferrals = state.deferrals, expires = state.expires,
     lane = state.lane, held = state.held and true or nil, key = state.key, digest = state.digest,
   })
 end
