@@ -14,8 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from agentbus.broker import inbox as inbox_module
 from agentbus.broker.connection import Broker, ConnectionSettings
-from agentbus.broker.inbox import Inbox, RawEntry, park
+from agentbus.broker.inbox import Inbox, RawEntry
 from agentbus.broker.keys import SOURCES
+from agentbus.broker.parked_read import park
 from agentbus.errors import BrokerRefused, StaleDelivery
 from agentbus.message.policy import PRIORITIES
 from tests.model import LONG_MS, SHORT_MS, InboxModel, Message, Wish, parse_id

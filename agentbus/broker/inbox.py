@@ -1,7 +1,7 @@
 """One address as Redis holds it: the verbs of an inbox.
 
-The only module besides ``inspection`` that speaks stream commands. Each verb is one script call, one atomic
-step; what it needs of the server's answer comes back as a value.
+Stream commands are spoken here, in ``parked_read``, in ``reply_log`` and, to look, in ``inspection``. Each verb
+is one script call, one atomic step; what it needs of the server's answer comes back as a value.
 """
 
 from __future__ import annotations
@@ -370,30 +370,6 @@ class Inbox:
     async def forget(self, source: int, entry_id: bytes) -> None:
         """Acknowledge an entry that somebody deleted from the stream; it cannot be handled any more."""
         await self._run("forget", (self.keys.ledger, self.keys.sources[source]), entry_id)
-
-
-async def park(
-    link: Link, inboxes: Sequence[Inbox], consumer: str, block_ms: int
-) -> list[tuple[int, RawEntry]]:
-    """Wait on the streams of several inboxes for one entry each; returns (index of inbox, entry).
-
-    One hop from publisher to reader, and the server serves parked consumers in turn. Ends with an empty
-    list after ``block_ms`` or when `CLIENT UNBLOCK` is sent. Never cancel it: an entry on its way would be
-    stranded with this consumer.
-    """
-    streams = [stream for inbox in inboxes for stream in inbox.keys.sources]
-    reply = await link.execute(
-        "XREADGROUP", "GROUP", GROUP, consumer, "COUNT", 1, "BLOCK", block_ms,
-        "STREAMS", *streams, *([">"] * len(streams)),
-        # A link that went dead must end by itself: the server answers within block_ms or not at all.
-        timeout=block_ms / 1000 + 2.0,
-    )  # fmt: skip
-    places = {stream.encode(): divmod(index, 6) for index, stream in enumerate(streams)}
-    taken = []
-    for stream, entries in reply or ():
-        index, source = places[stream]
-        taken += [(index, raw_entry(source, entry)) for entry in entries]
-    return taken
 
 
 def raw_entry(source: int, entry: Sequence[Any]) -> RawEntry:

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from agentbus.broker.connection import Broker
-from agentbus.broker.inbox import Inbox, RawEntry, park
+from agentbus.broker.inbox import Inbox, RawEntry
+from agentbus.broker.parked_read import park
 from agentbus.errors import BrokerError, BrokerRefused, GroupMissing, StaleDelivery
 from agentbus.events import Events
 from agentbus.message.backoff import Backoff

@@ -1,0 +1,33 @@
+"""The parked read: how an idle consumer waits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agentbus.broker.connection import Link
+from agentbus.broker.inbox import Inbox, RawEntry, raw_entry
+from agentbus.broker.keys import GROUP, SOURCES
+
+
+async def park(
+    link: Link, inboxes: Sequence[Inbox], consumer: str, block_ms: int
+) -> list[tuple[int, RawEntry]]:
+    """Wait on the streams of several inboxes for one entry each; returns (index of inbox, entry).
+
+    One hop from publisher to reader, and the server serves parked consumers in turn. Ends with an empty
+    list after ``block_ms`` or when `CLIENT UNBLOCK` is sent. Never cancel it: an entry on its way would be
+    stranded with this consumer.
+    """
+    streams = [stream for inbox in inboxes for stream in inbox.keys.sources]
+    reply = await link.execute(
+        "XREADGROUP", "GROUP", GROUP, consumer, "COUNT", 1, "BLOCK", block_ms,
+        "STREAMS", *streams, *([">"] * len(streams)),
+        # A link that went dead must end by itself: the server answers within block_ms or not at all.
+        timeout=block_ms / 1000 + 2.0,
+    )  # fmt: skip
+    places = {stream.encode(): divmod(index, len(SOURCES)) for index, stream in enumerate(streams)}
+    taken = []
+    for stream, entries in reply or ():
+        index, source = places[stream]
+        taken += [(index, raw_entry(source, entry)) for entry in entries]
+    return taken
