@@ -1,7 +1,7 @@
 """One address as Redis holds it: the verbs of an inbox.
 
-Stream commands are spoken here, in ``parked_read``, in ``reply_log`` and, to look, in ``inspection``. Each verb
-is one script call, one atomic step; what it needs of the server's answer comes back as a value.
+Stream commands are spoken here, in ``parked_read``, in ``reply_log`` and, to look, in ``inspection``. Each
+verb is one script call, one atomic step; what it needs of the server's answer comes back as a value.
 """
 
 from __future__ import annotations

@@ -111,10 +111,11 @@ class _Sender:
         if not self._idempotent:
             bodies = [{"key": key} for key in keys]
             return await self._bus.publish_many(self._topic, bodies, priority=priority)
-        return await asyncio.gather(
+        results: list[Any] = await asyncio.gather(
             *(self._bus.publish(self._topic, {"key": key}, priority=priority, key=key) for key in keys),
             return_exceptions=True,
         )
+        return results
 
     def _note(self, key: str, result: Any) -> bool:
         """Write down what became of a message; True when it was certainly not stored and is to be sent."""
