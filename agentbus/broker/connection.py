@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -116,6 +117,10 @@ def map_error(error: BaseException, sent: bool = True) -> BrokerError:
     return BrokerRefused(text)
 
 
+#: Seconds without a command after which a link looks whether it is still open.
+_LOOK_AFTER = 0.5
+
+
 class Link:
     """One connection, used by one task at a time; reconnects on its next use after an error."""
 
@@ -123,6 +128,7 @@ class Link:
         self._connection = connection
         self._timeout = timeout
         self._process = os.getpid()
+        self._used_at = time.monotonic()
 
     @property
     def connected(self) -> bool:
@@ -135,6 +141,7 @@ class Link:
         ``timeout`` is in seconds. Raises a `BrokerError`; after an ``uncertain`` `BrokerUnavailable` the
         command may or may not have been executed.
         """
+        await self._drop_if_closed()
         sent = self._connection.is_connected
         try:
             # One deadline for connecting, writing and reading: a stopped server stalls any of them.
@@ -150,6 +157,7 @@ class Link:
     async def pipeline(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
         """Send several commands in one write; a command that was refused has its `BrokerError` as reply."""
         replies: list[Any] = []
+        await self._drop_if_closed()
         try:
             async with asyncio.timeout(self._timeout):
                 await self._send(b"".join([_packed(command) for command in commands]))
@@ -161,6 +169,22 @@ class Link:
         except (driver.RedisError, OSError, TimeoutError) as error:
             raise map_error(error) from error
         return replies
+
+    async def _drop_if_closed(self) -> None:
+        """Notice, after a pause, that the server has closed the connection.
+
+        Servers close idle ones (`timeout` in redis.conf, minutes at many hosts). Found out by the next
+        command, that would look like an outage to whoever does not repeat it.
+        """
+        now = time.monotonic()
+        paused, self._used_at = now - self._used_at > _LOOK_AFTER, now
+        if paused and self._connection.is_connected:
+            try:
+                closed = await self._connection.can_read()
+            except (driver.RedisError, OSError):
+                closed = True
+            if closed:
+                await self.close()
 
     async def _send(self, packed: bytes) -> None:
         await self._connection.send_packed_command(packed, check_health=False)

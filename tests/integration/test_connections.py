@@ -346,6 +346,25 @@ async def test_a_broker_that_comes_back_is_found_again_by_every_publisher(
         assert one.events.counts["reconnected"] >= 1
 
 
+async def test_a_server_that_closes_idle_connections_is_no_outage(
+    private_broker: Start, each_server: ServerBinary, unique: Unique
+) -> None:
+    server = private_broker(each_server)
+    name = unique("idle")
+    async with Bus(server.url) as bus:
+        await bus.publish(f"agent.{name}.task", 1)
+        watch = bus.rooms.broker.open_link()
+        await watch.execute("CONFIG", "SET", "timeout", 1)
+        async with asyncio.timeout(10):
+            # Our own question keeps the watching connection alive; the pooled one is closed by the server.
+            while len((await watch.execute("CLIENT", "LIST", "TYPE", "normal")).splitlines()) > 1:
+                await asyncio.sleep(0.1)
+        assert (await bus.inspect(name)).waiting == 1
+        await bus.publish(f"agent.{name}.task", 2)
+        assert not bus.events.counts
+        await watch.close()
+
+
 # --- errors ---
 
 
