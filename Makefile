@@ -25,7 +25,7 @@ test: environment-develop ## All tests; AGENTBUS_TEST_SERVER picks the server th
 check: environment-develop ## Lint, format, types and layers
 	@echo '== ruff check: lint' && $(PYTHON) -m ruff check .
 	@echo '== ruff format: layout' && $(PYTHON) -m ruff format --check .
-	@echo '== mypy: types' && $(PYTHON) -m mypy -p agentbus -p examples -p benchmarks -p tests.chaos
+	@echo '== mypy: types' && $(PYTHON) -m mypy -p agentbus -p workers -p examples -p benchmarks -p tests.chaos
 	@echo '== import-linter: layers' && PYTHONPATH=. .venv/bin/lint-imports
 
 .PHONY: format

@@ -15,6 +15,8 @@ AGENT_VARIABLE = "AGENTBUS_AGENT"
 SERVER_VARIABLE = "AGENTBUS_SERVER"
 HOME_VARIABLE = "AGENTBUS_HOME"
 
+ARCHIVE_VARIABLE = "AGENTBUS_ARCHIVE"
+
 EMBEDDED_URL = "embedded://"
 
 _NO_URL = f"""no broker URL. Two ways out:
@@ -134,3 +136,8 @@ def embedded_server() -> str | None:
 def embedded_home() -> str | None:
     """Return the folder that the environment picks for the embedded broker, if any."""
     return os.environ.get(HOME_VARIABLE)
+
+
+def archive_dsn() -> str | None:
+    """Return the PostgreSQL connection string that the environment gives the archive, if any."""
+    return os.environ.get(ARCHIVE_VARIABLE) or None

@@ -79,7 +79,59 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "`state`, `reason`, "
         "`detail`, `lane`, `entry`, `owner`, `attempts`, `max_retries`.",
         "bury, reclaim",
-        "until somebody removes it: nothing trims dead letters",
+        "until somebody retries, resolves or drops it, or the retention of dead letters ends it",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}resolved",
+        "stream",
+        "Dead letters that somebody resolved: the fields of `dead` and `letter` (its id there), "
+        "`resolved_at`, `resolution`, `resolved_by`.",
+        "resolve",
+        "trimmed before any dead letter is: by age and number",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}ended",
+        "stream",
+        "Messages that ended elsewhere than in a lane (expired while due, dropped dead letters): `message`, "
+        "`state`, `outcome`. History, as the ended entries of a lane are; no consumer group.",
+        "promote, drop",
+        "trimmed with the lanes",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}schedules",
+        "hash",
+        "Recurring messages whose target is this address: schedule id to JSON.",
+        "tick, schedule",
+        "until cancelled; ended ones stay a day",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}ticks",
+        "zset",
+        "Schedule id, scored with its next tick (ms). Paused and ended ones are not here.",
+        "tick, schedule",
+        "as long as something recurs",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}archived",
+        "hash",
+        "How far the archive has taken this address: stream name (`outcomes`, `log`) to entry id. Nothing "
+        "beyond it is trimmed while an archive is on.",
+        "archived",
+        "as long as the address",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}log",
+        "stream",
+        "A channel (`channel.<name>`, `project.<id>`, `system.<area>`): its messages in order, `message`.",
+        "append, tick, notice",
+        "trimmed by age, number and bytes",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}cursors",
+        "hash",
+        "Channel `system.errors` only: address to the last dead letter that was announced.",
+        "notice",
+        "as long as the channel",
     ),
     KeyInfo(
         f"{_ADDRESS}alive",
@@ -171,6 +223,35 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "publisher and subscriber, before their first write, at reconnect and each minute",
         "for ever",
     ),
+    KeyInfo(
+        "wake",
+        "zset",
+        "Address, scored with the time (ms) at which its `due` needs a look: the earliest due time, or the "
+        "end of a worker's claim.",
+        "publisher, subscriber, worker `due`; rebuilt by a slow sweep",
+        "as long as something is due",
+    ),
+    KeyInfo(
+        "ticking",
+        "zset",
+        "Address, scored with the time (ms) at which its `ticks` need a look.",
+        "whoever adds a schedule, worker `recurring`; rebuilt by a slow sweep",
+        "as long as something recurs",
+    ),
+    KeyInfo(
+        "workers",
+        "hash",
+        "Worker id to JSON: host, process, roles with lag and last error, and when it was last seen.",
+        "worker_beat",
+        "a worker that stopped goes at once, one that died after ten minutes",
+    ),
+    KeyInfo(
+        "archive",
+        "hash",
+        "Whether this deployment archives: `on` (1), `since` (ms). Retention then waits for the archive.",
+        "worker `archive`",
+        "until somebody turns the archive off",
+    ),
 )
 
 
@@ -184,6 +265,11 @@ class InboxKeys:
     due: str
     delayed: str
     dead: str
+    resolved: str
+    ended: str
+    schedules: str
+    ticks: str
+    archived: str
     alive: str
     started: str
     keys_even: str
@@ -213,6 +299,11 @@ def inbox_keys(prefix: str, address: str) -> InboxKeys:
         due=root + "due",
         delayed=root + "delayed",
         dead=root + "dead",
+        resolved=root + "resolved",
+        ended=root + "ended",
+        schedules=root + "schedules",
+        ticks=root + "ticks",
+        archived=root + "archived",
         alive=root + "alive",
         started=root + "started",
         keys_even=root + "keys:0",
@@ -226,6 +317,42 @@ def inbox_keys(prefix: str, address: str) -> InboxKeys:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class ChannelKeys:
+    """The keys of one channel: ``channel.<name>``, ``project.<id>`` or ``system.<area>``."""
+
+    address: str
+    log: str
+    ledger: str
+    policy: str
+    keys_even: str
+    keys_odd: str
+    schedules: str
+    ticks: str
+    archived: str
+    cursors: str
+    #: Begins the name of each publisher's record.
+    producer: str
+
+
+def channel_keys(prefix: str, address: str) -> ChannelKeys:
+    """Return the keys of a channel."""
+    root = f"{prefix}:{{{address}}}:"
+    return ChannelKeys(
+        address=address,
+        log=root + "log",
+        ledger=root + "ledger",
+        policy=root + "policy",
+        keys_even=root + "keys:0",
+        keys_odd=root + "keys:1",
+        schedules=root + "schedules",
+        ticks=root + "ticks",
+        archived=root + "archived",
+        cursors=root + "cursors",
+        producer=root + "producer:",
+    )
+
+
 def reply_log(prefix: str, process: str) -> str:
     """Return the stream on which one process receives its answers."""
     return f"{prefix}:{{reply.{process}}}:log"
@@ -234,6 +361,26 @@ def reply_log(prefix: str, process: str) -> str:
 def addresses(prefix: str) -> str:
     """Return the set of addresses in use."""
     return f"{prefix}:addresses"
+
+
+def wake(prefix: str) -> str:
+    """Return the sorted set of addresses by the time their due messages need a look."""
+    return f"{prefix}:wake"
+
+
+def ticking(prefix: str) -> str:
+    """Return the sorted set of addresses by the time their schedules need a look."""
+    return f"{prefix}:ticking"
+
+
+def workers(prefix: str) -> str:
+    """Return the hash of worker processes."""
+    return f"{prefix}:workers"
+
+
+def archive(prefix: str) -> str:
+    """Return the hash that says whether this deployment archives."""
+    return f"{prefix}:archive"
 
 
 def check_prefix(prefix: str) -> str:

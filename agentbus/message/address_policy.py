@@ -12,6 +12,9 @@ from agentbus.message.policy import Durability, Retry, WhenExhausted, check_dura
 
 #: handled: a message is settled after its handler. none: before it, so that it is run at most once.
 Acknowledgement = Literal["handled", "none"]
+#: required: history stays, and publishing is refused when full, until the archive has it. may_lose: history
+#: goes when retention says so, archived or not. never: the archive leaves this address out.
+Archiving = Literal["required", "may_lose", "never"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +39,32 @@ class Policy:
     history_messages: int | None = None
     history_age: Duration | None = None
     history_bytes: int | None = None
+    #: What to do with the archive, where one is on; required when left out.
+    archive: Archiving | None = None
+    #: Dead letters kept, resolved ones included; what dies beyond that is parked and tried again later.
+    dead_limit: int | None = None
+    #: How long a dead letter waits for a person.
+    dead_age: Duration | None = None
+    #: How often dead letters are retried by themselves, and how long after they died; 0 = never.
+    dead_retries: int | None = None
+    dead_retry_delay: Duration | None = None
 
     def __post_init__(self) -> None:
         if self.durability is not None:
             check_durability(self.durability)
         if self.acknowledgement is not None and self.acknowledgement not in get_args(Acknowledgement):
             raise InvalidValue("acknowledgement", f"{self.acknowledgement!r} is not one of handled, none")
-        for name in ("retry_delay", "acknowledgement_timeout", "ttl", "history_age"):
+        if self.archive is not None and self.archive not in get_args(Archiving):
+            raise InvalidValue("archive", f"{self.archive!r} is not one of required, may_lose, never")
+        for name in _DURATIONS:
             value = getattr(self, name)
             if value is not None:
                 seconds(value, name)
-        for name in ("limit", "history_messages", "history_bytes"):
+        for name in _NUMBERS - {"max_retries"}:
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < (name == "limit")):
-                raise InvalidValue(name, f"must be a whole number, not {value!r}")
+            least = int(name in ("limit", "dead_limit"))
+            if value is not None and (not isinstance(value, int) or value < least):
+                raise InvalidValue(name, f"must be a whole number of {least} or more, not {value!r}")
         self.retry(Retry())
 
     def retry(self, default: Retry) -> Retry:
@@ -90,8 +105,12 @@ class Policy:
         return cls(**values)
 
 
-_DURATIONS = frozenset(("retry_delay", "acknowledgement_timeout", "ttl", "history_age"))
-_NUMBERS = frozenset(("max_retries", "limit", "history_messages", "history_bytes"))
+_DURATIONS = frozenset(
+    ("retry_delay", "acknowledgement_timeout", "ttl", "history_age", "dead_age", "dead_retry_delay")
+)
+_NUMBERS = frozenset(
+    ("max_retries", "limit", "history_messages", "history_bytes", "dead_limit", "dead_retries")
+)
 
 
 def _parsed(name: str, text: str) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from agentbus.broker.keys import CATALOGUE, GROUP, SOURCES, addresses, inbox_keys, reply_log
+from agentbus.broker import keys as catalogue
+from agentbus.broker.keys import CATALOGUE, GROUP, SOURCES, addresses, channel_keys, inbox_keys, reply_log
 
 PAGE = Path(__file__).parents[2] / "docs" / "keys.md"
 WRITE = "python tests/unit/test_keys_catalogue.py"
@@ -70,7 +71,11 @@ def test_every_name_that_the_library_makes_is_in_the_catalogue() -> None:
     keys = inbox_keys("agentbus", "agent.reviewer")
     names = [keys.lanes, keys.due, keys.delayed, keys.dead, keys.alive, keys.started, keys.keys_even]
     names += [keys.keys_odd, keys.keys_due, keys.outcomes, keys.ledger, keys.policy, keys.nudge]
-    names += [keys.producer + "0a1b", *keys.sources, reply_log("agentbus", "0a1b"), addresses("agentbus")]
+    names += [keys.resolved, keys.ended, keys.schedules, keys.ticks, keys.archived]
+    names += [channel_keys("agentbus", "system.bus").log, channel_keys("agentbus", "system.errors").cursors]
+    names += [name("agentbus") for name in (catalogue.wake, catalogue.ticking, catalogue.workers)]
+    names += [catalogue.archive("agentbus"), keys.producer + "0a1b"]
+    names += [*keys.sources, reply_log("agentbus", "0a1b"), addresses("agentbus")]
     patterns = [pattern_of(info.pattern) for info in CATALOGUE]
     assert [name for name in names if not any(pattern.fullmatch(name) for pattern in patterns)] == []
 

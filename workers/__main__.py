@@ -1,0 +1,99 @@
+"""``python -m workers [role …]``: run workers until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+from agentbus.bus import Bus
+from agentbus.errors import AgentBusError, ConfigurationError
+from agentbus.settings import default_settings
+from workers.membership import new_worker_id
+from workers.role import Ground, Role, logger
+from workers.roles import ROLES, chosen
+from workers.service import RoleEnded, Service
+from workers.settings import WorkerSettings
+from workers.share import Share
+
+#: The name workers send under and are seen under in CLIENT LIST.
+AGENT = "workers"
+_FAILURE, _USAGE = 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the roles that were asked for; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=options.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        asyncio.run(_serve(chosen(options.roles), options))
+    except ConfigurationError as error:
+        return _complain(error, _USAGE)
+    except (AgentBusError, RoleEnded) as error:
+        return _complain(error, _FAILURE)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return 0
+
+
+def _complain(error: Exception, code: int) -> int:
+    sys.stderr.write(f"workers: {error}\n")
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    width = max((len(role.name) for role in ROLES), default=0)
+    roles = "\n".join(f"  {role.name:<{width}}  {role.summary}" for role in ROLES)
+    parser = argparse.ArgumentParser(
+        prog="python -m workers",
+        description="Keep a fleet healthy while agents are away. Run any number of these, on any machine.",
+        epilog=f"roles:\n{roles}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("roles", nargs="*", metavar="role", help="what to run; all when left out")
+    parser.add_argument("--url", help="the broker; else AGENTBUS_URL")
+    parser.add_argument("--prefix", help="what every key begins with; else AGENTBUS_PREFIX, else agentbus")
+    parser.add_argument(
+        "--log-level", default="info", choices=("debug", "info", "warning", "error"), help="default: info"
+    )
+    return parser
+
+
+async def _serve(kinds: Sequence[type[Role]], options: argparse.Namespace) -> None:
+    settings = default_settings()
+    if options.prefix is not None:
+        settings = replace(settings, prefix=options.prefix)
+    async with Bus(options.url, agent=AGENT, type="service", settings=settings) as bus:
+        ground = Ground(bus, WorkerSettings(), Share(new_worker_id()))
+        roles = [kind(ground) for kind in kinds]
+        service = Service(ground, roles)
+        _stop_on_signals(service)
+        logger.info("worker %s, process %d: %s", ground.share.worker_id, os.getpid(), _names(roles))
+        await service.run()
+        logger.info("worker %s stopped", ground.share.worker_id)
+
+
+def _names(roles: Sequence[Role]) -> str:
+    return " ".join(role.name for role in roles)
+
+
+def _stop_on_signals(service: Service) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(number, service.stop)
+        except NotImplementedError:  # Windows: Ctrl-C ends the process by KeyboardInterrupt
+            return
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,65 @@
+"""A worker's place among the others: it beats, and learns who lives."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Sequence
+
+from agentbus import __version__
+from agentbus.broker.worker_registry import Roll, WorkerRegistry, WorkerState
+from agentbus.errors import BrokerError
+from workers.role import Ground, Role, logger
+
+
+def new_worker_id() -> str:
+    """Return an id that people can read and no other process has."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+class Membership:
+    """Keeps one process in ``agentbus:workers`` and its share up to date."""
+
+    def __init__(self, ground: Ground, roles: Sequence[Role]) -> None:
+        self._ground = ground
+        self._roles = roles
+        self._registry = WorkerRegistry(ground.bus.rooms.broker, ground.bus.settings.prefix)
+        self._started_at = int(time.time() * 1000)
+
+    async def beat(self) -> None:
+        """Say how this process does, and learn who else lives."""
+        self._learn(await self._registry.beat(self._state()))
+
+    async def run(self) -> None:
+        """Beat until the process stops. An outage is no reason to stop: work goes on when it is over."""
+        while not self._ground.stopping.is_set():
+            try:
+                await self.beat()
+            except BrokerError as error:
+                logger.warning("the broker does not take this worker's beat: %s", error)
+            await self._ground.pause(self._ground.settings.beat)
+
+    async def leave(self) -> None:
+        """Hand this process's share to the others at once."""
+        await self._registry.leave(self._ground.share.worker_id)
+
+    def _state(self) -> WorkerState:
+        return WorkerState(
+            id=self._ground.share.worker_id,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            started_at=self._started_at,
+            phase="draining" if self._ground.stopping.is_set() else "running",
+            roles={role.name: role.report.state() for role in self._roles},
+            version=__version__,
+        )
+
+    def _learn(self, roll: Roll) -> None:
+        oldest = roll.server_ms - self._ground.settings.absent_after * 1000
+        self._ground.share.update(
+            (worker.id, worker.roles)
+            for worker in roll.workers
+            if worker.seen_at >= oldest and worker.phase == "running"
+        )

@@ -1,0 +1,110 @@
+"""What a role is, and what it is given."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from agentbus.broker.worker_registry import RoleState
+from agentbus.bus import Bus
+from agentbus.errors import AgentBusError
+from workers.settings import WorkerSettings
+from workers.share import Share
+
+logger = logging.getLogger("agentbus.workers")
+
+#: Pauses after a failed step, in seconds: from the first to the longest.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
+
+
+@dataclass(slots=True)
+class Report:
+    """What a role says of itself; the registry of workers shows it."""
+
+    lag_ms: int | None = None
+    steps: int = 0
+    last_error: str = ""
+    error_at: int | None = None
+
+    def failed(self, error: Exception) -> None:
+        """Note an error that the role will get over by trying again."""
+        self.last_error = f"{type(error).__name__}: {error}"
+        self.error_at = int(time.time() * 1000)
+
+    def state(self) -> RoleState:
+        """Return a frozen copy."""
+        return RoleState(self.lag_ms, self.steps, self.last_error, self.error_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What every role of one worker process shares."""
+
+    bus: Bus
+    settings: WorkerSettings
+    share: Share
+    #: Set when the process is to stop: a role ends its step and returns.
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def pause(self, seconds: float) -> None:
+        """Wait, with jitter, but not longer than until the process stops."""
+        try:
+            async with asyncio.timeout(seconds * random.uniform(0.85, 1.15)):
+                await self.stopping.wait()
+        except TimeoutError:
+            return
+
+
+class Role(ABC):
+    """One job. Its life: `start`, `run` until `Ground.stopping` is set, `stop`.
+
+    Several processes run the same role at once, and each may be killed at any instruction: every write is a
+    script that leaves all or nothing behind and can be repeated.
+    """
+
+    #: As it is called on the command line.
+    name: ClassVar[str]
+    #: One sentence for people.
+    summary: ClassVar[str]
+
+    def __init__(self, ground: Ground) -> None:
+        self.ground = ground
+        self.report = Report()
+
+    async def start(self) -> None:
+        """Prepare; an error ends the process with its reason."""
+        return
+
+    @abstractmethod
+    async def run(self) -> None:
+        """Work until the process stops. Returning earlier, or an error, ends the process."""
+
+    async def stop(self) -> None:
+        """Let go of what `start` took."""
+        return
+
+    async def every(self, interval: float, step: Callable[[], Awaitable[None]]) -> None:
+        """Run a step each ``interval`` seconds until the process stops.
+
+        What the broker or the archive refuses or cannot do is noted, and the step tried again after a pause
+        that grows; any other error is a mistake of ours and ends the process.
+        """
+        pause = _FIRST_PAUSE
+        while not self.ground.stopping.is_set():
+            try:
+                await step()
+            except AgentBusError as error:
+                logger.warning("%s: %s", self.name, error, extra={"role": self.name})
+                self.report.failed(error)
+                await self.ground.pause(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            else:
+                self.report.steps += 1
+                pause = _FIRST_PAUSE
+                await self.ground.pause(interval)

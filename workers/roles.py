@@ -1,0 +1,20 @@
+"""The roles by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agentbus.errors import ConfigurationError
+from workers.role import Role
+
+#: In the order in which they start.
+ROLES: tuple[type[Role], ...] = ()
+
+
+def chosen(names: Sequence[str]) -> list[type[Role]]:
+    """Return the roles with these names, all without any; raises `ConfigurationError` for an unknown one."""
+    known = {role.name: role for role in ROLES}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ConfigurationError(f"no role is called {unknown[0]!r}; there are {', '.join(known)}")
+    return [role for role in ROLES if not names or role.name in names]

@@ -1,0 +1,25 @@
+"""Every setting of the workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from agentbus.settings import RetentionSettings
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """How a worker process paces itself; durations in seconds."""
+
+    #: Between beats in the registry of workers.
+    beat: float = 1.0
+    #: Without a beat for this long, others do a worker's share.
+    absent_after: float = 4.0
+    #: How long a stop waits for what a role is doing.
+    drain: float = 10.0
+    #: Addresses that one role looks at in a second, so that ten thousand of them do not pin the server.
+    addresses_per_second: float = 2_000.0
+    #: The lease of consumers: without a beat for this long they count as dead. As in `AgentSettings`.
+    lease: float = 4.0
+    #: What stays as history where an address has no policy of its own.
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
