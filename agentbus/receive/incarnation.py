@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from agentbus.broker.connection import Broker
 from agentbus.broker.inbox import Inbox, RawEntry
 from agentbus.broker.keys import SOURCES, addresses
+from agentbus.broker.wake import Announcer
 from agentbus.errors import (
     BrokerError,
     BrokerOutOfMemory,
@@ -98,7 +99,10 @@ class Incarnation:
         self.workload = Workload(
             runners, settings.prefetch, seconds(settings.prefetch_below, "prefetch_below"), grounds.gate
         )
-        self.settler = Settler(self.consumer, self._sources, execution, grounds.events, self._lose)
+        self.settler = Settler(
+            self.consumer, self._sources, execution, grounds.events, self._lose,
+            Announcer(grounds.broker, grounds.prefix, grounds.events),
+        )  # fmt: skip
         self.intake = Intake(
             grounds.broker, self.lease, self.workload, self.accept, self._lose, grounds.events,
             lambda: self.settler.unsettled,
