@@ -115,9 +115,9 @@ class Inbox:
         """Say which key has the wrong type: the server's own message does not."""
         expected = {
             self.keys.lanes: b"zset", self.keys.due: b"zset", self.keys.delayed: b"hash",
-            self.keys.dead: b"stream", self.keys.ended: b"stream", self.keys.alive: b"hash", self.keys.started: b"hash",
-            self.keys.outcomes: b"stream", self.keys.ledger: b"hash", self.keys.policy: b"hash",
-            **dict.fromkeys(self.keys.sources, b"stream"),
+            self.keys.dead: b"stream", self.keys.ended: b"stream", self.keys.alive: b"hash",
+            self.keys.started: b"hash", self.keys.outcomes: b"stream", self.keys.ledger: b"hash",
+            self.keys.policy: b"hash", **dict.fromkeys(self.keys.sources, b"stream"),
         }  # fmt: skip
         types = await self._broker.pipeline([("TYPE", key) for key in expected])
         wrong = [
@@ -344,6 +344,13 @@ class Inbox:
                 name = fields[b"name"].decode()
                 held[name] = held.get(name, 0) + int(fields[b"pending"])
         return [Holding(name, pending) for name, pending in held.items()]
+
+    async def strangers(self) -> list[str]:
+        """Return every consumer of the group that is not alive: it holds nothing by right."""
+        return [name.decode() for name in await self._run("strangers", self._strangers_keys())]
+
+    def _strangers_keys(self) -> tuple[str, ...]:
+        return (self.keys.alive, *self.keys.sources)
 
     async def held_ids(self, consumer: str, most: int = 1000) -> list[tuple[int, bytes]]:
         """Return (source, entry id) of what is pending for a consumer.

@@ -35,11 +35,12 @@ from agentbus.receive.agent import Agent
 from agentbus.receive.audit import Audit
 from agentbus.receive.delivery import Delivery, Source
 from agentbus.receive.execution import Execution
-from agentbus.receive.housekeeping import NO_POLICY, Housekeeper, Nudges, Told, read_policy
+from agentbus.receive.housekeeping import NO_POLICY, Housekeeper, Nudges, read_policy
 from agentbus.receive.intake import Intake
 from agentbus.receive.lease import Heart, Lease, clock
 from agentbus.receive.outcome import RELEASED, Kind, Outcome
 from agentbus.receive.settler import Settler
+from agentbus.receive.takeover import Told
 from agentbus.receive.workload import SuspectGate, Workload
 from agentbus.settings import RetentionSettings
 
