@@ -305,8 +305,13 @@ class Inbox:
 
     async def sweep(self) -> bool:
         """List lanes that a hand-made entry left out of the index; returns whether anything waits."""
-        reply = await self._run("sweep", (self.keys.lanes, *self.keys.sources, self.keys.ledger))
+        call = self.sweep_call()
+        reply = await self._run("sweep", call.keys)
         return bool(reply[0] == 1)
+
+    def sweep_call(self) -> Call:
+        """Return the call behind `sweep`, for sweeping many inboxes at once."""
+        return Call(load("sweep"), (self.keys.lanes, *self.keys.sources, self.keys.ledger), ())
 
     async def trim(self, messages: int, age_ms: int, most_bytes: int) -> tuple[int, bool]:
         """Remove ended entries beyond the history kept; returns how many, and whether there are more."""
@@ -341,10 +346,11 @@ class Inbox:
 
     async def strangers(self) -> list[str]:
         """Return every consumer of the group that is not alive: it holds nothing by right."""
-        return [name.decode() for name in await self._run("strangers", self._strangers_keys())]
+        return [name.decode() for name in await run(self._broker, self.strangers_call())]
 
-    def _strangers_keys(self) -> tuple[str, ...]:
-        return (self.keys.alive, *self.keys.sources)
+    def strangers_call(self) -> Call:
+        """Return the call behind `strangers`, for asking many inboxes at once."""
+        return Call(load("strangers"), (self.keys.alive, *self.keys.sources), ())
 
     async def held_ids(self, consumer: str, most: int = 1000) -> list[tuple[int, bytes]]:
         """Return (source, entry id) of what is pending for a consumer.

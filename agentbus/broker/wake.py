@@ -78,10 +78,10 @@ class Wake:
         reply = await run(self._broker, Call(load("claim_wake"), (self._key,), (most, claim_ms)))
         items = iter(reply[2:])
         claims = tuple(
-            Claim(address.decode(errors="replace"), int(score), _whole(due))
+            Claim(address.decode(errors="replace"), int(score), whole(due))
             for address, due, score in zip(items, items, items, strict=True)
         )
-        return Claims(claims, int(reply[0]), _whole(reply[1]) if reply[1] else None)
+        return Claims(claims, int(reply[0]), whole(reply[1]) if reply[1] else None)
 
     async def settle(self, claim: Claim, next_ms: int | None) -> bool:
         """Say that an address was looked at and when to look again; None: it has nothing to come.
@@ -94,7 +94,7 @@ class Wake:
     async def scores(self, addresses: Sequence[str]) -> list[int | None]:
         """Return the noted time of the next look, in ms, for each address; None for one that has none."""
         reply = await self._broker.execute("ZMSCORE", self._key, *addresses)
-        return [None if score is None else _whole(score) for score in reply]
+        return [None if score is None else whole(score) for score in reply]
 
     async def withdraw(self, address: str) -> None:
         """Take off an address that is none: somebody's hand put it there."""
@@ -123,7 +123,7 @@ class Announcer:
             )
 
 
-def _whole(score: bytes) -> int:
-    # A score that somebody wrote by hand may be infinite or have a fraction.
+def whole(score: bytes) -> int:
+    """Return a score in ms; one that somebody wrote by hand may be infinite or have a fraction."""
     number = float(score)
     return int(max(min(number, 2.0**53), -(2.0**53)))

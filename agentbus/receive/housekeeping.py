@@ -130,8 +130,9 @@ class Housekeeper:
         self.seen.siblings = max(1, len(beats))
         if not self._judge.sound(asked_at):
             return
-        dead = self._takeover.look(beats)
-        await self._takeover.take([each for each in dead if each[0] != self._lease.consumer], clock())
+        seen_at = clock()
+        dead = self._takeover.look(beats, seen_at)
+        await self._takeover.take([each for each in dead if each[0] != self._lease.consumer], seen_at)
         if asked_at - self._strangers_at >= STRANGERS_INTERVAL:
             self._strangers_at = asked_at
             await self._takeover.take_from_strangers(await self._inbox.strangers())

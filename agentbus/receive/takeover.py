@@ -62,9 +62,9 @@ class Takeover:
         self._tell_dead = tell_dead
         self._observations = Observations(judge.lease_seconds)
 
-    def look(self, beats: Mapping[str, str]) -> list[tuple[str, str]]:
+    def look(self, beats: Mapping[str, str], seen_at: float) -> list[tuple[str, str]]:
         """Note the beats of a sound look; returns (consumer, beat) of those who are dead."""
-        return self._observations.look(clock(), beats, self._judge.vigil.since)
+        return self._observations.look(seen_at, beats, self._judge.vigil.since)
 
     async def take(self, dead: Iterable[tuple[str, str]], seen_at: float) -> int:
         """Take everything from the dead that were seen at ``seen_at``; returns how many messages moved.
