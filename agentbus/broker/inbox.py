@@ -47,7 +47,7 @@ class BatchAnswer:
     known: bool = False
     #: The durability that the address's policy asks for; empty when it has none.
     durability: str = ""
-    #: ``stored``: an entry id, ``due <id>`` or ``!refusal`` for each message.
+    #: ``stored``: an entry id, ``due <id> <ms>`` or ``!refusal`` for each message.
     results: Sequence[bytes] = ()
     #: ``recovered``: refusals by position in the batch, counted from 1.
     refusals: Mapping[str, str] | None = None
