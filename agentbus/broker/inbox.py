@@ -109,11 +109,17 @@ class Inbox:
         except WrongKeyType as error:
             raise await self._named(error) from error
 
+    async def run(self, name: str, keys: Sequence[str], *arguments: Argument) -> Any:
+        """Run a script of another room on this address; errors name the key that has the wrong type."""
+        return await self._run(name, keys, *arguments)
+
     async def _named(self, error: WrongKeyType) -> WrongKeyType:
         """Say which key has the wrong type: the server's own message does not."""
         expected = {
             self.keys.lanes: b"zset", self.keys.due: b"zset", self.keys.delayed: b"hash",
-            self.keys.dead: b"stream", self.keys.alive: b"hash", self.keys.started: b"hash",
+            self.keys.dead: b"stream", self.keys.resolved: b"stream", self.keys.ended: b"stream",
+            self.keys.archived: b"hash", self.keys.retention: b"hash", self.keys.alive: b"hash",
+            self.keys.started: b"hash",
             self.keys.outcomes: b"stream", self.keys.ledger: b"hash", self.keys.policy: b"hash",
             **dict.fromkeys(self.keys.sources, b"stream"),
         }  # fmt: skip

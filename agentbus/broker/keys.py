@@ -94,7 +94,7 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "stream",
         "Messages that ended elsewhere than in a lane (expired while due, dropped dead letters): `message`, "
         "`state`, `outcome`. History, as the ended entries of a lane are; no consumer group.",
-        "promote, drop",
+        "promote, drop, lapse",
         "trimmed with the lanes",
     ),
     KeyInfo(
@@ -117,6 +117,14 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "How far the archive has taken this address: stream name (`outcomes`, `log`) to entry id. Nothing "
         "beyond it is trimmed while an archive is on.",
         "archived",
+        "as long as the address",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}retention",
+        "hash",
+        "How far retention has come: `pruned` (the last record of `outcomes` it has read, for the list in "
+        "`pruned_for`), and what the archive has surely taken of `ended` and `resolved` (`mark…`, `safe:…`).",
+        "prune, trim_ended",
         "as long as the address",
     ),
     KeyInfo(
@@ -167,7 +175,7 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         f"{_ADDRESS}outcomes",
         "stream",
         "One record per settlement batch: `consumer`, `outcome`, and per stream the entry ids that ended so.",
-        "settle, postpone, bury, release, reclaim, promote, fetch",
+        "settle, postpone, bury, release, reclaim, promote, fetch, lapse",
         "trimmed with the lanes",
     ),
     KeyInfo(
@@ -270,6 +278,7 @@ class InboxKeys:
     schedules: str
     ticks: str
     archived: str
+    retention: str
     alive: str
     started: str
     keys_even: str
@@ -304,6 +313,7 @@ def inbox_keys(prefix: str, address: str) -> InboxKeys:
         schedules=root + "schedules",
         ticks=root + "ticks",
         archived=root + "archived",
+        retention=root + "retention",
         alive=root + "alive",
         started=root + "started",
         keys_even=root + "keys:0",

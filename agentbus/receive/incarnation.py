@@ -18,7 +18,9 @@ from dataclasses import dataclass
 
 from agentbus.broker.connection import Broker
 from agentbus.broker.inbox import Inbox, RawEntry
-from agentbus.broker.keys import SOURCES, addresses
+from agentbus.broker.keys import SOURCES, addresses, archive
+from agentbus.broker.policies import NO_POLICY, read_policy
+from agentbus.broker.retention import InboxRetention, Rules
 from agentbus.errors import (
     BrokerError,
     BrokerOutOfMemory,
@@ -34,7 +36,7 @@ from agentbus.receive.agent import Agent
 from agentbus.receive.audit import Audit
 from agentbus.receive.delivery import Delivery, Source
 from agentbus.receive.execution import Execution
-from agentbus.receive.housekeeping import NO_POLICY, Housekeeper, Nudges, Told, read_policy
+from agentbus.receive.housekeeping import Housekeeper, Nudges, Told
 from agentbus.receive.intake import Intake
 from agentbus.receive.lease import Heart, Lease, clock
 from agentbus.receive.outcome import RELEASED, Kind, Outcome
@@ -64,6 +66,11 @@ class Grounds:
     gate: SuspectGate
     retention: RetentionSettings
     key_window_ms: int
+
+    def retention_of(self, inbox: Inbox) -> InboxRetention:
+        """Return what trims an inbox."""
+        rules = Rules(self.retention, archive(self.prefix))
+        return InboxRetention(self.broker, inbox, rules, self.events)
 
 
 def consumer_name(agent: str) -> str:
@@ -105,7 +112,7 @@ class Incarnation:
         )  # fmt: skip
         self.housekeepers = {
             inbox.address: Housekeeper(
-                inbox, self.lease, grounds.key_window_ms, grounds.retention, grounds.events, tell_dead
+                inbox, self.lease, grounds.key_window_ms, grounds.retention_of(inbox), tell_dead
             )
             for inbox in inboxes
         }

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from agentbus.broker.inbox import Inbox
+from agentbus.broker.policies import NO_POLICY
 from agentbus.errors import AgentBusError, BrokerUnavailable, MalformedMessage
 from agentbus.message.address_policy import Policy
 from agentbus.message.backoff import Backoff
@@ -14,7 +15,6 @@ from agentbus.receive.agent import Agent
 from agentbus.receive.context import Publish
 from agentbus.receive.delivery import Answer
 from agentbus.receive.execution import Execution, Surroundings
-from agentbus.receive.housekeeping import NO_POLICY
 from agentbus.receive.incarnation import Grounds, Incarnation
 from agentbus.receive.outcome import Kind, Outcome
 
