@@ -6,9 +6,8 @@ import time
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from agentbus.broker import keys
 from agentbus.broker.inbox import Inbox
-from agentbus.broker.retention import ChannelRetention, InboxRetention, Rules
+from agentbus.broker.retention import ChannelRetention, InboxRetention
 from agentbus.errors import BrokerRefused
 from workers import walk
 from workers.role import Ground, Role, logger
@@ -46,7 +45,6 @@ class Retention(Role):
 
     def __init__(self, ground: Ground) -> None:
         super().__init__(ground)
-        self._rules = Rules(ground.settings.retention, keys.archive(ground.bus.settings.prefix))
         self._places: dict[str, _Place] = {}
         self._pass_began = time.monotonic()
 
@@ -78,12 +76,12 @@ class Retention(Role):
 
     def _retention_of(self, address: str) -> InboxRetention | ChannelRetention | None:
         bus = self.ground.bus
-        broker, prefix = bus.rooms.broker, bus.settings.prefix
+        broker, prefix, kept = bus.rooms.broker, bus.settings.prefix, self.ground.settings.retention
         kind = address.partition(".")[0]
         if kind == "agent":
-            return InboxRetention(broker, Inbox(broker, prefix, address), self._rules, bus.events)
+            return InboxRetention(broker, Inbox(broker, prefix, address), kept, bus.events)
         if kind in ("channel", "project", "system"):
-            return ChannelRetention(broker, keys.channel_keys(prefix, address), self._rules, bus.events)
+            return ChannelRetention(broker, prefix, address, kept, bus.events)
         return None
 
     async def _look(self, address: str, place: _Place) -> None:

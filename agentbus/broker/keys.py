@@ -100,22 +100,26 @@ CATALOGUE: tuple[KeyInfo, ...] = (
     KeyInfo(
         f"{_ADDRESS}schedules",
         "hash",
-        "Recurring messages whose target is this address: schedule id to JSON.",
-        "tick, schedule",
-        "until cancelled; ended ones stay a day",
+        "Recurring messages whose target is this address: `<id>` is the definition (JSON: topic, schedule, "
+        "timezone, message, owner, created_at, expires_at, misfire, …), `<id>:state` what changes (JSON: "
+        "enabled, next_send_at, last_sent_at, sent, missed, ended_at; ms, server clock).",
+        "schedule_add, schedule_pause, schedule_resume, tick",
+        "until cancelled; those that had their last tick stay a day",
     ),
     KeyInfo(
         f"{_ADDRESS}ticks",
         "zset",
-        "Schedule id, scored with its next tick (ms). Paused and ended ones are not here.",
-        "tick, schedule",
+        "Schedule id, scored with its next tick (ms); one that has ended, with the time at which it goes. "
+        "Paused ones are not here.",
+        "schedule_add, schedule_pause, schedule_resume, tick",
         "as long as something recurs",
     ),
     KeyInfo(
         f"{_ADDRESS}archived",
         "hash",
         "How far the archive has taken this address: stream name (`outcomes`, `log`) to entry id. Nothing "
-        "beyond it is trimmed while an archive is on.",
+        "beyond it is trimmed while an archive is on; `border` (JSON) says where that is in each lane, "
+        "`next` where it will be when the archive comes to `mark`.",
         "archived",
         "as long as the address",
     ),
@@ -174,7 +178,8 @@ CATALOGUE: tuple[KeyInfo, ...] = (
     KeyInfo(
         f"{_ADDRESS}outcomes",
         "stream",
-        "One record per settlement batch: `consumer`, `outcome`, and per stream the entry ids that ended so.",
+        "One record per settlement batch: `consumer`, `outcome`, and per stream the entry ids that ended so; "
+        "`count` when only so many of them did.",
         "settle, postpone, bury, release, reclaim, promote, fetch, lapse",
         "trimmed with the lanes",
     ),
@@ -184,7 +189,8 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "Counters: accepted, processed, expired, cancelled, discarded, resolved, moved; the transitions "
         "retried, deferred, bounced, released, reclaimed; vanished; `added:<stream>` (entries "
         "that scripts added); `handmade` (entries that no script added, as of the last sweep); "
-        "`served` (when somebody first served the address, ms).",
+        "`served` (when somebody first served the address, ms); `archived`, `archive_missing`, and "
+        "`archiving` (1 where ended messages count against the limit until they are archived).",
         "every script",
         "as long as the address",
     ),

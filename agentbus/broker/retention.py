@@ -10,9 +10,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 
+from agentbus.broker.archiving import ArchiveSwitch
 from agentbus.broker.connection import Argument, Broker
 from agentbus.broker.inbox import TRIM_STEP, Inbox
-from agentbus.broker.keys import SOURCES, ChannelKeys
+from agentbus.broker.keys import SOURCES, channel_keys
 from agentbus.broker.policies import parse_policy, read_policy
 from agentbus.broker.scripts import Call, load, run
 from agentbus.events import Events
@@ -40,7 +41,7 @@ class Kept:
     #: Outcomes of which history is kept, joined by spaces; None = all.
     outcomes: str | None
     #: Nothing goes that the archive has not committed.
-    wait_for_archive: bool
+    archived_only: bool
 
     @classmethod
     def of(cls, policy: Policy, defaults: RetentionSettings, messages: int, archiving: bool = False) -> Kept:
@@ -55,33 +56,24 @@ class Kept:
             dead=defaults.dead if policy.dead_limit is None else policy.dead_limit,
             dead_age_ms=milliseconds(dead_age, "dead_age"),
             outcomes=None if outcomes is None else " ".join(sorted(outcomes)),
-            wait_for_archive=archiving and policy.archive in (None, "required"),
+            archived_only=archiving and policy.must_be_archived,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What decides how much stays, besides the policy of an address."""
-
-    defaults: RetentionSettings
-    #: The hash that says whether an archive is on.
-    archive_key: str
 
 
 class InboxRetention:
     """Removes what need not be kept of one inbox."""
 
-    def __init__(self, broker: Broker, inbox: Inbox, rules: Rules, events: Events) -> None:
+    def __init__(self, broker: Broker, inbox: Inbox, defaults: RetentionSettings, events: Events) -> None:
         self._broker = broker
         self._inbox = inbox
-        self._rules = rules
+        self._defaults = defaults
         self._events = events
 
     async def trim(self, most_steps: int = 1_000_000) -> bool:
         """Remove what is beyond the policy; returns whether more is left after so many steps of each kind."""
         policy = await read_policy(self._inbox, self._events)
-        archiving = await is_archiving(self._broker, self._rules.archive_key)
-        kept = Kept.of(policy, self._rules.defaults, self._rules.defaults.messages, archiving)
+        archiving = await self._inbox.archive_is_on()
+        kept = Kept.of(policy, self._defaults, self._defaults.messages, archiving)
         more = False
         for step in (self._prune, self._lapse, self._trim_ended, self._trim_lanes):
             more |= await _repeat(step, kept, most_steps)
@@ -114,7 +106,9 @@ class InboxRetention:
 
     async def _trim_lanes(self, kept: Kept) -> bool:
         # A sixth each: an address has six streams.
-        _, more = await self._inbox.trim(kept.messages, kept.age_ms, kept.bytes // len(SOURCES))
+        _, more = await self._inbox.trim(
+            kept.messages, kept.age_ms, kept.bytes // len(SOURCES), kept.archived_only
+        )
         return more
 
     async def _trim_ended(self, kept: Kept) -> bool:
@@ -122,7 +116,7 @@ class InboxRetention:
         return await self._step(
             "trim_ended",
             (keys.ended, keys.resolved, keys.dead, keys.outcomes, keys.archived, keys.retention),
-            kept.messages, kept.age_ms, kept.bytes // len(SOURCES), TRIM_STEP, int(kept.wait_for_archive),
+            kept.messages, kept.age_ms, kept.bytes // len(SOURCES), TRIM_STEP, int(kept.archived_only),
             kept.dead, kept.dead_age_ms,
         )  # fmt: skip
 
@@ -139,7 +133,7 @@ class InboxRetention:
         return await self._step(
             "prune",
             (keys.outcomes, keys.retention, keys.archived, keys.ended, keys.resolved, *keys.sources),
-            kept.outcomes, _PRUNE_STEP, int(kept.wait_for_archive),
+            kept.outcomes, _PRUNE_STEP, int(kept.archived_only),
         )  # fmt: skip
 
     async def _step(self, name: str, keys: tuple[str, ...], *arguments: Argument) -> bool:
@@ -150,18 +144,21 @@ class InboxRetention:
 class ChannelRetention:
     """Removes what need not be kept of one channel's log."""
 
-    def __init__(self, broker: Broker, keys: ChannelKeys, rules: Rules, events: Events) -> None:
+    def __init__(
+        self, broker: Broker, prefix: str, address: str, defaults: RetentionSettings, events: Events
+    ) -> None:
         self._broker = broker
-        self._keys = keys
-        self._rules = rules
+        self._keys = channel_keys(prefix, address)
+        self._switch = ArchiveSwitch(broker, prefix)
+        self._defaults = defaults
         self._events = events
 
     async def trim(self, most_steps: int = 1_000_000) -> bool:
         """Remove what is beyond the policy; returns whether there is more after so many steps."""
         reply = await self._broker.execute("HGETALL", self._keys.policy)
         policy = parse_policy(_texts(reply), self._keys.address, self._keys.policy, self._events)
-        archiving = await is_archiving(self._broker, self._rules.archive_key)
-        kept = Kept.of(policy, self._rules.defaults, self._rules.defaults.channel_messages, archiving)
+        archiving = await self._switch.since_ms() is not None
+        kept = Kept.of(policy, self._defaults, self._defaults.channel_messages, archiving)
         return await _repeat(self._trim_log, kept, most_steps)
 
     async def state(self) -> Hashable:
@@ -175,14 +172,9 @@ class ChannelRetention:
 
     async def _trim_log(self, kept: Kept) -> bool:
         keys = (self._keys.log, self._keys.archived)
-        arguments = (kept.messages, kept.age_ms, kept.bytes, TRIM_STEP, int(kept.wait_for_archive))
+        arguments = (kept.messages, kept.age_ms, kept.bytes, TRIM_STEP, int(kept.archived_only))
         reply = await run(self._broker, Call(load("trim_log"), keys, arguments))
         return bool(reply[1] == 1)
-
-
-async def is_archiving(broker: Broker, archive_key: str) -> bool:
-    """Return whether this deployment archives."""
-    return bool(await broker.execute("HGET", archive_key, "on") == b"1")
 
 
 async def _repeat(step: Callable[[Kept], Awaitable[bool]], kept: Kept, most: int) -> bool:

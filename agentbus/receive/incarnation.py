@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 from agentbus.broker.connection import Broker
 from agentbus.broker.inbox import Inbox, RawEntry
-from agentbus.broker.keys import SOURCES, addresses, archive
+from agentbus.broker.keys import SOURCES, addresses
 from agentbus.broker.policies import NO_POLICY, read_policy
-from agentbus.broker.retention import InboxRetention, Rules
+from agentbus.broker.retention import InboxRetention
 from agentbus.errors import (
     BrokerError,
     BrokerOutOfMemory,
@@ -69,8 +69,7 @@ class Grounds:
 
     def retention_of(self, inbox: Inbox) -> InboxRetention:
         """Return what trims an inbox."""
-        rules = Rules(self.retention, archive(self.prefix))
-        return InboxRetention(self.broker, inbox, rules, self.events)
+        return InboxRetention(self.broker, inbox, self.retention, self.events)
 
 
 def consumer_name(agent: str) -> str:

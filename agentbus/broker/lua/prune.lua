@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+--@include border
 --@include history
 -- Removes history of messages that ended in a way of which no history is kept.
 --
@@ -22,14 +23,14 @@ for i, name in ipairs(SOURCES) do streams[name] = KEYS[5 + i] end
 local place = redis.call('HMGET', KEYS[2], 'pruned', 'pruned_for')
 local cursor = place[2] == ARGV[1] and place[1] or '0-0'
 local last = ARGV[3] == '1' and (redis.call('HGET', KEYS[3], 'outcomes') or '0-0') or '+'
-if cursor == LARGEST or (last ~= '+' and not later(last, cursor)) then return {0, 0} end
+if cursor == LARGEST or (last ~= '+' and not precedes(cursor, last)) then return {0, 0} end
 
 local groups = {}
 local function ended_here(name, id)
   if name == 'ended' or name == 'resolved' then return true end
   if groups[name] == nil then groups[name] = group_of(streams[name]) or false end
   local group = groups[name]
-  if not group or later(id, group['last-delivered-id']) then return false end
+  if not group or precedes(group['last-delivered-id'], id) then return false end
   return group.pending == 0 or #redis.call('XPENDING', streams[name], 'inbox', id, id, 1) == 0
 end
 

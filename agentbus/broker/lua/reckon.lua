@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+--@include border
 --@include history
 -- Finds messages that somebody deleted while they waited: they left no trace but a ledger that does not close.
 --
@@ -22,7 +23,7 @@ local function here_and_by_hand(stream, by_scripts)
   local group = group_of(stream)
   local last, pending = group and group['last-delivered-id'] or '0-0', group and group.pending or 0
   local waiting = 0
-  if last ~= LARGEST and later(fields['last-generated-id'], last) then
+  if last ~= LARGEST and precedes(last, fields['last-generated-id']) then
     local count = readable(average_size(stream, fields.length), room)
     waiting = #redis.call('XRANGE', stream, '(' .. last, '+', 'COUNT', count)
     if waiting >= count then return nil end

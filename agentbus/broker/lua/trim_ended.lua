@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
 --@include clock
+--@include border
 --@include history
 --@include committed
 -- Removes what ended outside of the lanes, and resolved dead letters, beyond what is kept.

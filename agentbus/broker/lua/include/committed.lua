@@ -14,7 +14,7 @@ local function committed_borders(kept_key, archived_key, outcomes, streams)
   end
   local reached = redis.call('HGET', archived_key, 'outcomes') or '0-0'
   local mark = redis.call('HGET', kept_key, 'mark')
-  if not mark or not later(mark, reached) then
+  if not mark or not precedes(reached, mark) then
     local fields = {'mark', last_of(outcomes)}
     for name, stream in pairs(streams) do
       fields[#fields + 1] = 'safe:' .. name

@@ -6,15 +6,6 @@ local function time_of(id) return tonumber(string.match(id, '^%d+')) end
 -- The first id of a millisecond. Entries made by hand may claim a time that Lua would print as a negative one.
 local function id_at(time) return string.format('%d-0', math.max(0, math.min(time, 9007199254740991))) end
 
--- Whether entry id a comes after b. As text: ids made by hand are too large for Lua's numbers.
-local function later(a, b)
-  local function padded(id)
-    local time, number = string.match(id, '^(%d+)%-?(%d*)$')
-    return string.rep('0', 20 - #time) .. time .. string.rep('0', 20 - #number) .. number
-  end
-  return padded(a) > padded(b)
-end
-
 -- The group of an inbox in one of its streams, as a table; nil where there is none.
 local function group_of(stream)
   local groups = redis.pcall('XINFO', 'GROUPS', stream)
