@@ -16,6 +16,7 @@ from agentbus.broker.inbox import TRIM_STEP, Inbox
 from agentbus.broker.keys import SOURCES, channel_keys
 from agentbus.broker.policies import parse_policy, read_policy
 from agentbus.broker.scripts import Call, load, run
+from agentbus.errors import BrokerRefused
 from agentbus.events import Events
 from agentbus.message.address_policy import Policy
 from agentbus.message.durations import milliseconds
@@ -70,13 +71,22 @@ class InboxRetention:
         self._events = events
 
     async def trim(self, most_steps: int = 1_000_000) -> bool:
-        """Remove what is beyond the policy; returns whether more is left after so many steps of each kind."""
+        """Remove what is beyond the policy; returns whether more is left after so many steps of each kind.
+
+        Raises `BrokerRefused` when a key cannot be trimmed, after the others were.
+        """
         policy = await read_policy(self._inbox, self._events)
         archiving = await self._inbox.archive_is_on()
         kept = Kept.of(policy, self._defaults, self._defaults.messages, archiving)
-        more = False
+        more, problems = False, []
         for step in (self._prune, self._lapse, self._trim_ended, self._trim_lanes):
-            more |= await _repeat(step, kept, most_steps)
+            try:
+                more |= await _repeat(step, kept, most_steps)
+            except BrokerRefused as error:
+                # A key of the wrong type, say: the lanes grow all the same.
+                problems.append(error)
+        if problems:
+            raise problems[0]
         return more
 
     async def state(self) -> Hashable:
@@ -187,10 +197,11 @@ async def _repeat(step: Callable[[Kept], Awaitable[bool]], kept: Kept, most: int
 
 
 def _hashable(replies: list[object]) -> Hashable:
-    for reply in replies:
-        if isinstance(reply, Exception):
-            raise reply
-    return tuple(tuple(reply) if isinstance(reply, list) else reply for reply in replies)
+    # A refusal is a state as well; what trims will name the key.
+    return tuple(
+        tuple(reply) if isinstance(reply, list) else str(reply) if isinstance(reply, Exception) else reply
+        for reply in replies
+    )
 
 
 def _texts(flat: list[bytes]) -> dict[str, str]:

@@ -7,7 +7,7 @@
 -- ARGV   1 how many were missing at the last look; they are counted as vanished if it is as many now
 --        2 most waiting entries to count
 -- Returns {how many are missing, 1 if they were counted}
---         {-1, 0}   it cannot be said: too many wait to be counted, or a stream was deleted and made anew
+--         {-1, 0}   it cannot be said: too many wait to be counted, or a stream was deleted
 --
 -- One script: everything is added up at one moment. Two looks, because what somebody's hand took from its
 -- owner is put back by the owner's audit a few seconds later.
@@ -38,7 +38,7 @@ missing = tonumber(redis.call('HGET', KEYS[1], 'accepted') or 0)
 for i = 1, #ends do missing = missing - (tonumber(ends[i]) or 0) end
 for i, name in ipairs(NAMES) do
   local here, by_hand = here_and_by_hand(KEYS[3 + i], tonumber(redis.call('HGET', KEYS[1], 'added:' .. name) or 0))
-  if not here or by_hand < 0 then return {-1, 0} end
+  if not here then return {-1, 0} end
   missing = missing + by_hand - here
 end
 missing = missing - redis.call('XLEN', KEYS[2]) - redis.call('ZCARD', KEYS[3])
