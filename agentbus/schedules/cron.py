@@ -49,8 +49,9 @@ def check_expression(text: str) -> str:
     if len(parts) != len(_FIELDS):
         raise InvalidValue(
             "schedule",
-            f"{text!r} has {len(parts)} fields; a cron expression has five: minute, hour, day of month, month, "
-            "day of week" + ("; for seconds use interval:<seconds>" if len(parts) > len(_FIELDS) else ""),
+            f"{text!r} has {len(parts)} fields; a cron expression has five: minute, hour, day of month, "
+            "month, day of week"
+            + ("; for seconds use interval:<seconds>" if len(parts) > len(_FIELDS) else ""),
         )
     for position, (part, (name, pattern, range_of)) in enumerate(zip(parts, _FIELDS, strict=True)):
         alone = ["*"] * len(_FIELDS)

@@ -12,7 +12,7 @@ import orjson
 from agentbus.errors import InvalidValue
 from agentbus.schedules.misfire import Calendar, Misfire
 from agentbus.schedules.spec import Spec, parse_spec, shown
-from agentbus.schedules.template import filled_body
+from agentbus.schedules.template import Values, filled_body
 from agentbus.schedules.zones import time_zone
 
 #: Of the envelope, what each tick makes anew.
@@ -76,7 +76,7 @@ class Definition:
 
         Its id follows from schedule and tick: whoever sees a tick twice (in a copy, in an archive) can tell.
         """
-        values = {"tick_time": shown(tick_ms), "tick_number": number, "schedule_id": schedule_id}
+        values: Values = {"tick_time": shown(tick_ms), "tick_number": number, "schedule_id": schedule_id}
         message_id = uuid.uuid5(uuid.NAMESPACE_URL, f"agentbus:{schedule_id}/{self.created_at}/{tick_ms}")
         message = {
             **self.message,

@@ -218,7 +218,7 @@ class Schedules:
         if not wanted.is_same(Definition.from_json(text)):
             raise InvalidValue(
                 "name",
-                f"{name!r} is another schedule of {address}; cancel {address}:{name} first, or take another name",
+                f"{name!r} is another schedule of {address}; cancel {address}:{name}, or choose another",
             )
         return await self.get(f"{address}:{name}")
 

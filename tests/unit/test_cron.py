@@ -126,7 +126,9 @@ def _slowly(expression: str, zone: str, start: str, end: str) -> list[int]:
 
 
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe"])
-@pytest.mark.parametrize("expression", ["*/7 1-3 * * *", "10 */1 * * sun", "* 2 * * *", "*/45 * * 3,4,10,11 *"])
+@pytest.mark.parametrize(
+    "expression", ["*/7 1-3 * * *", "10 */1 * * sun", "* 2 * * *", "*/45 * * 3,4,10,11 *"]
+)
 def test_an_interval_is_what_the_wall_clock_shows_minute_by_minute(expression: str, zone: str) -> None:
     for night in _NIGHTS[zone]:
         assert list(_ticks(expression, *night)) == _slowly(expression, *night)
