@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from agentbus.errors import ConfigurationError
 from workers.due import Due
 from workers.reclaim import Reclaim
+from workers.recurring import Recurring
 from workers.role import Role
 
 #: In the order in which they start.
-ROLES: tuple[type[Role], ...] = (Due, Reclaim)
+ROLES: tuple[type[Role], ...] = (Due, Reclaim, Recurring)
 
 
 def chosen(names: Sequence[str]) -> list[type[Role]]:
