@@ -10,6 +10,7 @@ import pytest
 
 from agentbus import Bus, BusSettings, Policy
 from agentbus.broker.connection import Broker, ConnectionSettings
+from agentbus.broker.embedded import PrivateBroker
 from agentbus.broker.keys import channel_keys, inbox_keys
 from agentbus.broker.schedules import KEEP_ENDED_MS, ScheduleStore, Tick
 from agentbus.errors import AgentBusError, BrokerOutOfMemory
@@ -167,9 +168,11 @@ async def test_a_tick_of_an_inbox_is_in_its_lane_its_index_and_its_ledger(
         assert view.ledger.closes and view.ledger.accepted == 1 and view.ledger.hand_made == 0
 
 
-async def test_a_server_without_memory_keeps_the_tick_and_lets_people_cancel(private_broker: Unique) -> None:
+async def test_a_server_without_memory_keeps_the_tick_and_lets_people_cancel(
+    private_broker: Callable[..., PrivateBroker],
+) -> None:
     server = private_broker()
-    broker = Broker(ConnectionSettings(server.url))  # type: ignore[attr-defined]
+    broker = Broker(ConnectionSettings(server.url))
     try:
         store = ScheduleStore(broker, "oom", 1_000)
         due_ms = await store.server_ms() - 100
