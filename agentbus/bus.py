@@ -18,6 +18,7 @@ from agentbus.broker.inbox import Inbox
 from agentbus.broker.inspection import InboxView, Trace, inspect_inbox, known_addresses, trace_message
 from agentbus.broker.keys import check_prefix
 from agentbus.broker.server import check_safe
+from agentbus.dead_letters import DeadLetters
 from agentbus.errors import AgentBusError, ConfigurationError, PolicyConflict
 from agentbus.events import Events
 from agentbus.message.address_policy import Policy
@@ -31,7 +32,7 @@ from agentbus.receive.outcome import Outcome
 from agentbus.receive.pulling import PulledDelivery, Puller
 from agentbus.receive.subscriber import Subscriber, first_error, until_ready
 from agentbus.receive.workload import SuspectGate
-from agentbus.send.envelope import AnyTopic, PublishOptions, Sender
+from agentbus.send.envelope import AnyTopic, PublishOptions, Sender, compose
 from agentbus.send.publisher import Publisher
 from agentbus.send.requests import Answers, Requests
 from agentbus.send.stored import Stored
@@ -287,6 +288,20 @@ class Bus:
             await puller.open()
             self._pulls[name] = puller
         return await puller.next(timeout)
+
+    # --- dead letters ---
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """Messages that failed for good: list, retry, edit, resolve and drop them."""
+        limit = self.settings.publisher.message_bytes
+        return DeadLetters(
+            self.rooms.broker,
+            self.settings.prefix,
+            self._sender.agent or "anonymous",
+            lambda topic, body: compose(self._sender, topic, body, {}, limit).text,
+            limit,
+        )
 
     # --- looking ---
 

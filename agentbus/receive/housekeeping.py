@@ -153,6 +153,12 @@ class Housekeeper:
         while step is not None:
             if step.dead:
                 await self._tell_dead(self._inbox, step.dead)
+            if step.parked:
+                self._events.emit(
+                    "dead_letters_full",
+                    self._inbox.address,
+                    f"{step.parked} messages are parked until there is room",
+                )
             if not step.more:
                 return
             step = await self._inbox.reclaim(consumer, "", charge=step.charged)

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from agentbus.broker.inbox import Inbox
+from agentbus.broker.inbox import Burial, Inbox
 from agentbus.errors import BrokerError, BrokerOutOfMemory, BrokerUnavailable, StaleDelivery
 from agentbus.events import Events
 from agentbus.message.backoff import Backoff
@@ -195,14 +195,20 @@ class Settler:
         failure = "" if kind is Kind.DEFERRED else _failure(self._consumer, delivery, outcome)
         if kind is Kind.DEAD:
             self._announce("dead_letter", delivery, outcome)
-            return await inbox.bury(
-                self._consumer, entry, outcome.reason, outcome.detail, failure, outcome.max_retries
-            )
+            return await self._bury(delivery, outcome, failure)
         if kind is Kind.BOUNCED:
             failure = ""
         return await inbox.postpone(
             self._consumer, entry, outcome.delay_ms, kind, failure, delivery.message.message_id
         )
+
+    async def _bury(self, delivery: Delivery, outcome: Outcome, failure: str) -> Burial | None:
+        burial = await delivery.source.inbox.bury(
+            self._consumer, delivery.entry, outcome.reason, outcome.detail, failure, outcome.max_retries
+        )
+        if burial is not None and burial.parked_until_ms is not None:
+            self._announce("dead_letters_full", delivery, outcome)
+        return burial
 
     def _announce(self, action: str, delivery: Delivery, outcome: Outcome) -> None:
         message = delivery.message

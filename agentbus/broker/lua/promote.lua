@@ -1,17 +1,20 @@
 #!lua flags=allow-oom
 --@include clock
 --@include entry
+--@include due
+--@include letters
 --@include window
 -- Moves messages that came due to where they are read.
 --
 -- KEYS   1 ledger   2 due   3 delayed   4 lanes   5 outcomes   6 keys:0   7 keys:1   8 keys:due
---        9 returned   10..14 lane:critical .. lane:background
+--        9 returned   10..14 lane:critical .. lane:background   15 dead   16 resolved   17 policy
 -- ARGV   1 most messages   2 window of keys (ms)
 -- Returns {how many moved, next due time in ms or '', server time in ms, how many more are due now (0 or 1)}
 --
 -- A delayed message goes to its lane; one that a consumer held (a retry, a deferral) goes to `returned`, so
 -- that a long backlog does not swallow it. The XADD wakes parked readers by itself. Each item is added,
--- then removed, before the next is touched.
+-- then removed, before the next is touched. A dead letter that was parked for want of room becomes one now, or
+-- is parked again; it is not handed out, because it has failed for good.
 local ALLOWANCE = {critical = -600000, high = 0, normal = 2000, low = 30000, background = 300000}
 local PLACE = {critical = 10, high = 11, normal = 12, low = 13, background = 14}
 -- Bodies moved in one call: a step must not hold up the server.
@@ -43,6 +46,14 @@ local function move(id, message, state)
   return true
 end
 
+-- True when it is a dead letter now; false when there is still no room.
+local function bury_parked(id, message, state)
+  if not dead_room(KEYS[15], KEYS[16], KEYS[17], KEYS[1]) then return false end
+  if failed(add_letter(KEYS[15], state.parked, message, state)) then return false end
+  redis.call('XADD', KEYS[5], '*', 'consumer', '', 'outcome', 'dead', 'due', id)
+  return true
+end
+
 local moved, bytes, more = 0, 0, 0
 local ids = redis.call('ZRANGE', KEYS[2], '-inf', now, 'BYSCORE', 'LIMIT', 0, most)
 if #ids == most then more = 1 end
@@ -54,6 +65,13 @@ for _, id in ipairs(ids) do
     -- Somebody deleted the body by hand: say so and go on, or this item would be tried for ever.
     redis.call('HINCRBY', KEYS[1], 'vanished', 1)
     forget(id, state)
+  elseif type(state.parked) == 'table' then
+    bytes = bytes + #found[1]
+    if bury_parked(id, found[1], state) then
+      forget(id)
+    else
+      redis.call('ZADD', KEYS[2], now + PARKED_MS, id)
+    end
   elseif ends_unseen(found[1], state, now) then
     forget(id, state)
     redis.call('HINCRBY', KEYS[1], 'expired', 1)
