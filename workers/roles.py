@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agentbus.errors import ConfigurationError
+from workers.dead import Dead
 from workers.role import Role
 
 #: In the order in which they start.
-ROLES: tuple[type[Role], ...] = ()
+ROLES: tuple[type[Role], ...] = (Dead,)
 
 
 def chosen(names: Sequence[str]) -> list[type[Role]]:
