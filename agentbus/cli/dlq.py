@@ -35,7 +35,7 @@ Id = Annotated[str, typer.Argument(help="As `agentbus dlq ls` shows it.")]
 
 
 @dlq.command("ls")
-def ls(
+def ls(  # noqa: PLR0913 - each is one option on the command line
     address: Address = None,
     type: Type = None,
     reason: Reason = None,
@@ -80,7 +80,7 @@ def show(id: Id, url: Url = None, prefix: Prefix = None, as_json: AsJson = False
 
 
 @dlq.command("retry")
-def retry(
+def retry(  # noqa: PLR0913 - each is one option on the command line
     ids: Annotated[list[str] | None, typer.Argument(help="As `agentbus dlq ls` shows them.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
     address: Address = None,

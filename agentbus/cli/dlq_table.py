@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from agentbus.cli.output import Output, colour_of, moment, new_table, plural, shown_content
+from agentbus.cli.output import Output, colour_of, moment, new_table, shown_content
 from agentbus.cli.session import OK, open_bus, say
 from agentbus.dead_letters import DeadLetter, DeadLetterFilter, DeadLetterPage
 
@@ -86,11 +86,7 @@ async def show_one(id: str, *, url: str | None, prefix: str | None, as_json: boo
 
 def _print_one(letter: DeadLetter, output: Output) -> None:
     output.text(f"{letter.id}  {letter.status}", f"bold {_COLOURS[letter.status]}")
-    budget = (
-        ""
-        if letter.max_retries is None
-        else f" of {plural(letter.max_retries, 'retry')}".replace("rys", "ries")
-    )
+    budget = "" if letter.max_retries is None else f" of at most {letter.max_retries}"
     rows = {
         "reason": f"{letter.reason}: {letter.detail}" if letter.detail else letter.reason,
         "message": f"{letter.type or 'none'} {letter.message_id or ''}",

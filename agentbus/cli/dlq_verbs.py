@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shlex
 import signal
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from agentbus.bus import Bus
@@ -18,6 +21,7 @@ from agentbus.cli.output import Output, plural
 from agentbus.cli.session import FAILURE, OK, USAGE, Failure, exit_code, open_bus, say
 from agentbus.dead_letters import BulkRetry, DeadLetters
 from agentbus.errors import AgentBusError, InvalidValue
+from agentbus.settings import editor
 
 #: Letters between two lines of progress where no terminal shows it in place.
 _STEP = 5_000
@@ -65,14 +69,11 @@ async def resolve_named(
     ids: Sequence[str], note: str, *, url: str | None, prefix: str | None, as_json: bool
 ) -> int:
     """Resolve the letters that were named."""
-    return await _each(
-        ids,
-        "resolved",
-        lambda letters, id: letters.resolve(id, note),
-        url=url,
-        prefix=prefix,
-        as_json=as_json,
-    )
+
+    async def resolve(letters: DeadLetters, id: str) -> None:
+        await letters.resolve(id, note)
+
+    return await _each(ids, "resolved", resolve, url=url, prefix=prefix, as_json=as_json)
 
 
 async def drop_named(ids: Sequence[str], *, url: str | None, prefix: str | None, as_json: bool) -> int:
@@ -188,15 +189,18 @@ def _parsed(text: str) -> Any:
 
 async def _edited(bus: Bus, id: str) -> Any:
     """Let the person change the body in an editor."""
-    import click
-
-    if not sys.stdin.isatty():
-        raise Failure("give the new body, or - for stdin: there is no terminal for an editor", USAGE)
+    command = editor()
+    if command is None or not sys.stdin.isatty():
+        raise Failure("give the new body, or - for stdin; an editor needs EDITOR and a terminal", USAGE)
     letter = await bus.dead_letters.get(id)
-    before = letter.message.content if letter.message is not None else {}
-    text = await asyncio.to_thread(
-        click.edit, json.dumps(before, indent=2, ensure_ascii=False, default=str), extension=".json"
-    )
-    if text is None:
+    content = letter.message.content if letter.message is not None else {}
+    before = json.dumps(content, indent=2, ensure_ascii=False, default=str)
+    with tempfile.TemporaryDirectory(prefix="agentbus-") as folder:
+        file = Path(folder) / "body.json"
+        file.write_text(before + "\n", encoding="utf-8")
+        process = await asyncio.create_subprocess_exec(*shlex.split(command), str(file))
+        code = await process.wait()
+        text = file.read_text(encoding="utf-8")
+    if code != 0 or text.strip() == before:
         raise Failure("nothing was changed, and nothing retried")
     return _parsed(text)
