@@ -49,6 +49,7 @@ end
 -- True when it is a dead letter now; false when there is still no room.
 local function bury_parked(id, message, state)
   if not dead_room(KEYS[15], KEYS[16], KEYS[17], KEYS[1]) then return false end
+  if message == '' then message = nil end
   if failed(add_letter(KEYS[15], state.parked, message, state)) then return false end
   redis.call('XADD', KEYS[5], '*', 'consumer', '', 'outcome', 'dead', 'due', id)
   return true

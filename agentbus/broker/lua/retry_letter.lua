@@ -36,7 +36,7 @@ local function retry(id)
   local letter = letter_fields(KEYS[2], id)
   if not letter then return 'gone' end
   local message = replacement ~= '' and replacement or letter.message
-  if not message then return 'malformed' end
+  if not message or message == '' then return 'malformed' end
   if bytes > 0 and bytes + #message > MOST_BYTES then
     bytes = MOST_BYTES
     return 'later'

@@ -47,7 +47,7 @@ local function add_letter(dead, letter, message, state)
   state.parked, state.held = nil, nil
   fields[#fields + 1] = 'state'
   fields[#fields + 1] = encode_state(state)
-  if message and message ~= '' then
+  if message then
     fields[#fields + 1] = 'message'
     fields[#fields + 1] = message
   end
@@ -63,6 +63,11 @@ end
 -- Puts a dead letter without room into `due`, where promote looks after it; returns {due, message id}, or
 -- what the server answered (err). Its letter travels in the state, so that no handler runs it again.
 local function park(due_key, delayed, nudge, entry, letter, message, state, now)
+  -- An empty body in `delayed` means none; the text of a message that is empty travels with its letter.
+  if message == '' then
+    letter[#letter + 1] = 'message'
+    letter[#letter + 1] = ''
+  end
   state.parked, state.held = letter, true
   local id = message_id_of(message, entry)
   local added = add_due(due_key, delayed, nudge, id, message or '', state, now + PARKED_MS)
