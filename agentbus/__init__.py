@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         NoBroker,
         NoSuchAgent,
         NoSuchDeadLetter,
+        NoSuchSchedule,
         PolicyConflict,
         PublisherClosed,
         PublishError,
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
     from agentbus.receive.context import Context
     from agentbus.receive.delivery import Delivery
     from agentbus.receive.subscriber import Subscriber
+    from agentbus.schedules.schedule import Schedule
+    from agentbus.schedules.schedules import ScheduleOptions
     from agentbus.send.envelope import PublishOptions
     from agentbus.send.publisher import Publisher
     from agentbus.send.stored import Stored
@@ -73,7 +76,7 @@ _HOMES = {
         "BrokerOutOfMemory BrokerRefused BrokerUnavailable ConfigurationError "
         "DeadLetterError DeadLetterResolved Defer "
         "DeliveryError DurabilityUnavailable GroupMissing InvalidTopic InvalidValue "
-        "KeyConflict MalformedMessage NoBroker NoSuchAgent NoSuchDeadLetter PolicyConflict "
+        "KeyConflict MalformedMessage NoBroker NoSuchAgent NoSuchDeadLetter NoSuchSchedule PolicyConflict "
         "PublisherClosed PublishError PublishRefused PublishTimeout QueueFull "
         "Reject RequestError RequestFailed RequestTimeout StaleDelivery "
         "UnsafeBroker WrongKeyType "
@@ -87,6 +90,8 @@ _HOMES = {
     "agentbus.receive.context": "Context",
     "agentbus.receive.delivery": "Delivery",
     "agentbus.receive.subscriber": "Subscriber",
+    "agentbus.schedules.schedule": "Schedule",
+    "agentbus.schedules.schedules": "ScheduleOptions",
     "agentbus.send.envelope": "PublishOptions",
     "agentbus.send.publisher": "Publisher",
     "agentbus.send.stored": "Stored",
@@ -148,6 +153,7 @@ __all__ = [
     "NoBroker",
     "NoSuchAgent",
     "NoSuchDeadLetter",
+    "NoSuchSchedule",
     "Policy",
     "PolicyConflict",
     "PublishError",
@@ -164,6 +170,8 @@ __all__ = [
     "RequestTimeout",
     "RetentionSettings",
     "Retry",
+    "Schedule",
+    "ScheduleOptions",
     "StaleDelivery",
     "Stored",
     "Subscriber",

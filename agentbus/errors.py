@@ -33,6 +33,7 @@
     ├── DeadLetterError
     │   └── NoSuchDeadLetter            nothing has this id, or nothing matches
     │       └── DeadLetterResolved      it was retried, resolved or dropped before
+    ├── NoSuchSchedule
     ├── DeliveryError
     │   ├── StaleDelivery               the lease was lost: somebody else owns the message
     │   └── AlreadySettled
@@ -195,6 +196,10 @@ class DeadLetterResolved(NoSuchDeadLetter):
         super().__init__(message)
         #: What became of it: ``retried``, ``resolved`` or ``dropped``.
         self.outcome = outcome
+
+
+class NoSuchSchedule(AgentBusError):
+    """There is no such schedule."""
 
 
 class DeliveryError(AgentBusError):

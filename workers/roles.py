@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 from agentbus.errors import ConfigurationError
 from workers.dead import Dead
+from workers.due import Due
+from workers.reclaim import Reclaim
+from workers.recurring import Recurring
 from workers.role import Role
 
 #: In the order in which they start.
-ROLES: tuple[type[Role], ...] = (Dead,)
+ROLES: tuple[type[Role], ...] = (Due, Reclaim, Dead, Recurring)
 
 
 def chosen(names: Sequence[str]) -> list[type[Role]]:

@@ -25,6 +25,7 @@ from agentbus.errors import (
     NoBroker,
     NoSuchAgent,
     NoSuchDeadLetter,
+    NoSuchSchedule,
     PublishTimeout,
     RequestTimeout,
 )
@@ -52,6 +53,7 @@ _CODES: tuple[tuple[type[AgentBusError], int], ...] = (
     (InvalidValue, USAGE),
     (NoSuchAgent, NOT_FOUND),
     (NoSuchDeadLetter, NOT_FOUND),
+    (NoSuchSchedule, NOT_FOUND),
     (NoBroker, UNAVAILABLE),
     (BrokerUnavailable, UNAVAILABLE),
     (PublishTimeout, TIMEOUT),

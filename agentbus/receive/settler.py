@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from agentbus.broker.inbox import Burial, Inbox
+from agentbus.broker.wake import Announcer
 from agentbus.errors import BrokerError, BrokerOutOfMemory, BrokerUnavailable, StaleDelivery
 from agentbus.events import Events
 from agentbus.message.backoff import Backoff
@@ -46,12 +47,14 @@ class Settler:
         execution: Execution,
         events: Events,
         fenced: Callable[[str], None],
+        announcer: Announcer,
     ) -> None:
         self._consumer = consumer
         self._sources = sources
         self._execution = execution
         self._events = events
         self._fenced = fenced
+        self._announcer = announcer
         self._others: deque[Settlement] = deque()
         self._sending: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
@@ -198,9 +201,12 @@ class Settler:
             return await self._bury(delivery, outcome, failure)
         if kind is Kind.BOUNCED:
             failure = ""
-        return await inbox.postpone(
+        due_ms = await inbox.postpone(
             self._consumer, entry, outcome.delay_ms, kind, failure, delivery.message.message_id
         )
+        if due_ms is not None:
+            await self._announcer.announce(inbox.address, due_ms)
+        return due_ms
 
     async def _bury(self, delivery: Delivery, outcome: Outcome, failure: str) -> Burial | None:
         burial = await delivery.source.inbox.bury(
@@ -208,6 +214,7 @@ class Settler:
         )
         if burial is not None and burial.parked_until_ms is not None:
             self._announce("dead_letters_full", delivery, outcome)
+            await self._announcer.announce(delivery.address, burial.parked_until_ms)
         return burial
 
     def _announce(self, action: str, delivery: Delivery, outcome: Outcome) -> None:
