@@ -87,8 +87,18 @@ class Wake:
 
         Returns False when something was announced meanwhile; then it will be looked at again in any case.
         """
+        return bool(await run(self._broker, self._settlement(claim, next_ms)) == 1)
+
+    async def settle_all(self, looks: Iterable[tuple[Claim, int | None]]) -> None:
+        """Settle many claims in one round trip."""
+        calls = [self._settlement(claim, next_ms) for claim, next_ms in looks]
+        for reply in await run_all(self._broker, calls) if calls else ():
+            if isinstance(reply, Exception):
+                raise reply
+
+    def _settlement(self, claim: Claim, next_ms: int | None) -> Call:
         arguments = (claim.address, claim.score, "" if next_ms is None else next_ms)
-        return bool(await run(self._broker, Call(load("settle_wake"), (self._key,), arguments)) == 1)
+        return Call(load("settle_wake"), (self._key,), arguments)
 
     async def scores(self, addresses: Sequence[str]) -> list[int | None]:
         """Return the noted time of the next look, in ms, for each address; None for one that has none."""

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from agentbus import Bus, BusSettings, RequestFailed
+from agentbus import Agent, AgentSettings, Bus, BusSettings, RequestFailed
 from agentbus.broker.embedded import PrivateBroker
 from agentbus.broker.inbox import FATAL_CRASHES
 from agentbus.receive.lease import clock
@@ -79,6 +79,18 @@ async def test_a_consumer_that_beats_keeps_what_it_holds(bus: Bus) -> None:
         await eventually(lambda: _gone(dead), 15)
         assert await look.pending("busy") == 1
         assert await look.count("reclaimed") == 0
+
+
+async def test_a_consumer_is_given_the_lease_it_asked_for(bus: Bus) -> None:
+    """Its handlers may stop its beats for longer than the workers' own lease."""
+    look, dead = Look(bus, "slow"), await _hold(bus, "b", 1)
+    async with bus.serving(Agent("slow", settings=AgentSettings(lease=60.0))):
+        (beat,) = (await look.alive()).values()
+        assert beat.endswith(" serving 60000")
+    await look.inbox.join("mute", 60_000)
+    async with working(bus, Reclaim, lease=LEASE):
+        await eventually(lambda: _gone(dead), 15)
+        assert "mute" in await look.alive()
 
 
 async def test_a_name_that_left_with_work_is_relieved_of_it_and_goes(bus: Bus) -> None:
