@@ -155,3 +155,8 @@ def embedded_home() -> str | None:
 def archive_dsn() -> str | None:
     """Return the PostgreSQL connection string that the environment gives the archive, if any."""
     return os.environ.get(ARCHIVE_VARIABLE) or None
+
+
+def editor() -> str | None:
+    """Return the user's editor as a command line, from VISUAL or EDITOR; None without one."""
+    return os.environ.get("VISUAL") or os.environ.get("EDITOR") or None

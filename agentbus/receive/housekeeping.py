@@ -16,8 +16,9 @@ from agentbus.broker.connection import Broker, Link
 from agentbus.broker.inbox import Inbox
 from agentbus.broker.retention import InboxRetention
 from agentbus.errors import BrokerError
+from agentbus.events import Events
 from agentbus.receive.lease import Lease, clock
-from agentbus.receive.takeover import Judge, Takeover, Told
+from agentbus.receive.takeover import Judge, Takeover, Told, parked_event
 
 #: Seconds between looks at the beats of others.
 PATROL_INTERVAL = 0.5
@@ -49,13 +50,14 @@ class Housekeeper:
         key_window_ms: int,
         kept: InboxRetention,
         tell_dead: Told,
+        events: Events,
     ) -> None:
         self._inbox = inbox
         self._lease = lease
         self._key_window_ms = key_window_ms
         self._kept = kept
         self._judge = Judge(lease.seconds, self._own_beat)
-        self._takeover = Takeover(inbox, self._judge, tell_dead)
+        self._takeover = Takeover(inbox, self._judge, tell_dead, parked_event(events))
         self._nudged = asyncio.Event()
         self._strangers_at = 0.0
         self.seen = Neighbourhood()

@@ -116,7 +116,12 @@ class Incarnation:
         )  # fmt: skip
         self.housekeepers = {
             inbox.address: Housekeeper(
-                inbox, self.lease, grounds.key_window_ms, grounds.retention_of(inbox), tell_dead
+                inbox,
+                self.lease,
+                grounds.key_window_ms,
+                grounds.retention_of(inbox),
+                tell_dead,
+                grounds.events,
             )
             for inbox in inboxes
         }
