@@ -143,8 +143,10 @@ class InboxRetention:
     async def _lapse(self, kept: Kept) -> bool:
         keys = self._inbox.keys
         return await self._step(
-            "lapse", (keys.ledger, keys.dead, keys.ended, keys.outcomes), kept.dead_age_ms, _LAPSE_STEP
-        )
+            "lapse",
+            (keys.ledger, keys.dead, keys.ended, keys.outcomes, keys.unannounced),
+            kept.dead_age_ms, _LAPSE_STEP,
+        )  # fmt: skip
 
     async def _prune(self, kept: Kept) -> bool:
         if kept.outcomes is None:
