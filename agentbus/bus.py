@@ -10,14 +10,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 from agentbus.broker.connection import Broker, ConnectionSettings
 from agentbus.broker.embedded import EmbeddedSettings, ensure_running
 from agentbus.broker.inbox import Inbox
 from agentbus.broker.inspection import InboxView, Trace, inspect_inbox, known_addresses, trace_message
-from agentbus.broker.keys import check_prefix
+from agentbus.broker.keys import check_prefix, ticking
+from agentbus.broker.schedules import ScheduleStore
 from agentbus.broker.server import check_safe
+from agentbus.broker.wake import Wake
 from agentbus.errors import AgentBusError, ConfigurationError, PolicyConflict
 from agentbus.events import Events
 from agentbus.message.address_policy import Policy
@@ -31,7 +33,8 @@ from agentbus.receive.outcome import Outcome
 from agentbus.receive.pulling import PulledDelivery, Puller
 from agentbus.receive.subscriber import Subscriber, first_error, until_ready
 from agentbus.receive.workload import SuspectGate
-from agentbus.send.envelope import AnyTopic, PublishOptions, Sender
+from agentbus.schedules.schedules import Schedules
+from agentbus.send.envelope import AnyTopic, Outgoing, PublishOptions, Sender, compose
 from agentbus.send.publisher import Publisher
 from agentbus.send.requests import Answers, Requests
 from agentbus.send.stored import Stored
@@ -210,6 +213,25 @@ class Bus:
         """Return the declared policy of an address; every field None when there is none."""
         inbox = Inbox(self.rooms.broker, self.settings.prefix, parse_address(address))
         return Policy.from_fields(await inbox.policy_fields())
+
+    # --- recurring messages ---
+
+    @property
+    def schedules(self) -> Schedules:
+        """Recurring messages: ``add``, ``list``, ``get``, ``pause``, ``resume``, ``cancel``."""
+        broker, prefix = self.rooms.broker, self.settings.prefix
+
+        def composed(topic: AnyTopic, body: Any, options: dict[str, Any]) -> Outgoing:
+            given = cast("PublishOptions", options)
+            return compose(self._sender, topic, body, given, self.settings.publisher.message_bytes)
+
+        return Schedules(
+            ScheduleStore(broker, prefix, self.settings.publisher.address_limit),
+            Wake(broker, ticking(prefix)),
+            composed,
+            lambda: known_addresses(broker, prefix),
+            self._sender.agent,
+        )
 
     # --- serving ---
 
