@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agentbus.errors import ConfigurationError
+from workers.archive import Archive
 from workers.due import Due
 from workers.reclaim import Reclaim
 from workers.recurring import Recurring
 from workers.role import Role
 
 #: In the order in which they start.
-ROLES: tuple[type[Role], ...] = (Due, Reclaim, Recurring)
+ROLES: tuple[type[Role], ...] = (Due, Reclaim, Recurring, Archive)
 
 
 def chosen(names: Sequence[str]) -> list[type[Role]]:
