@@ -85,6 +85,18 @@ class Reclaimed:
     charged: bool
     #: Messages that became dead letters, as JSON text: their askers wait.
     dead: Sequence[bytes]
+    #: How many of them are parked, because the address has as many dead letters as it may.
+    parked: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Burial:
+    """What became of a delivery that failed for good."""
+
+    #: The dead letter; empty when there was no room for it.
+    letter: str
+    #: Server time in ms at which a parked one is looked at again; None when it is a dead letter.
+    parked_until_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +124,19 @@ class Inbox:
         except WrongKeyType as error:
             raise await self._named(error) from error
 
+    async def run(self, name: str, keys: Sequence[str], *arguments: Argument) -> Any:
+        """Run a script of another room on this address; errors name the key that has the wrong type."""
+        return await self._run(name, keys, *arguments)
+
     async def _named(self, error: WrongKeyType) -> WrongKeyType:
         """Say which key has the wrong type: the server's own message does not."""
         expected = {
             self.keys.lanes: b"zset", self.keys.due: b"zset", self.keys.delayed: b"hash",
-            self.keys.dead: b"stream", self.keys.ended: b"stream", self.keys.alive: b"hash",
-            self.keys.started: b"hash", self.keys.outcomes: b"stream", self.keys.ledger: b"hash",
-            self.keys.policy: b"hash", **dict.fromkeys(self.keys.sources, b"stream"),
+            self.keys.dead: b"stream", self.keys.resolved: b"stream", self.keys.ended: b"stream",
+            self.keys.archived: b"hash", self.keys.retention: b"hash", self.keys.alive: b"hash",
+            self.keys.started: b"hash",
+            self.keys.outcomes: b"stream", self.keys.ledger: b"hash", self.keys.policy: b"hash",
+            **dict.fromkeys(self.keys.sources, b"stream"),
         }  # fmt: skip
         types = await self._broker.pipeline([("TYPE", key) for key in expected])
         wrong = [
@@ -235,16 +253,21 @@ class Inbox:
 
     async def bury(
         self, consumer: str, entry: RawEntry, reason: str, detail: str, failure: str, max_retries: int
-    ) -> str | None:
-        """Make a delivery a dead letter; returns its id, or None when it was settled before."""
+    ) -> Burial | None:
+        """Make a delivery a dead letter, parked if there is no room; None when it was settled before."""
         keys = self.keys
         reply = await self._run(
             "bury",
-            (keys.alive, keys.ledger, keys.dead, keys.outcomes, keys.sources[entry.source]),
-            consumer, entry.entry_id, entry.source, reason, detail, failure, max_retries,
+            (
+                keys.alive, keys.ledger, keys.dead, keys.outcomes, keys.sources[entry.source],
+                keys.due, keys.delayed, keys.resolved, keys.policy,
+            ),
+            consumer, entry.entry_id, entry.source, reason, detail, failure, max_retries, keys.nudge,
         )  # fmt: skip
         self._check(reply)
-        return reply[1].decode() if reply[0] == b"buried" else None
+        if reply[0] == b"parked":
+            return Burial("", int(reply[1]))
+        return Burial(reply[1].decode()) if reply[0] == b"buried" else None
 
     async def release(self, consumer: str, entries: Mapping[int, Iterable[bytes]]) -> int:
         """Hand deliveries back at once, nothing spent; returns how many were still held."""
@@ -278,7 +301,7 @@ class Inbox:
             "promote",
             (
                 keys.ledger, keys.due, keys.delayed, keys.lanes, keys.outcomes, keys.keys_even, keys.keys_odd,
-                keys.keys_due, keys.ended, *keys.sources,
+                keys.keys_due, keys.ended, *keys.sources, keys.dead, keys.resolved, keys.policy,
             ),
             most, window_ms,
         )  # fmt: skip
@@ -290,12 +313,16 @@ class Inbox:
         """Take what a dead consumer held, one step; ``seen_beat`` '' = its name is not in ``alive``."""
         keys = self.keys
         reply = await self._run(
-            "reclaim", (keys.alive, keys.started, keys.ledger, keys.dead, keys.outcomes, *keys.sources),
-            consumer, seen_beat, RECLAIM_STEP, FATAL_CRASHES, int(charge),
+            "reclaim",
+            (
+                keys.alive, keys.started, keys.ledger, keys.dead, keys.outcomes, *keys.sources,
+                keys.due, keys.delayed, keys.resolved, keys.policy,
+            ),
+            consumer, seen_beat, RECLAIM_STEP, FATAL_CRASHES, int(charge), keys.nudge,
         )  # fmt: skip
         if reply[0] == b"alive":
             return None
-        return Reclaimed(int(reply[1]), reply[2] == 1, reply[3] == 1, tuple(reply[5::2]))
+        return Reclaimed(int(reply[1]), reply[2] == 1, reply[3] == 1, tuple(reply[5:]), int(reply[4]))
 
     async def make_groups(self) -> bool:
         """Create streams and groups that were deleted; returns whether any was missing."""
