@@ -102,6 +102,14 @@ def parse_address(address: str) -> str:
     return f"{kind}.{check_name(name, 'address')}"
 
 
+def parse_scope(text: str) -> tuple[str, str]:
+    """Split an address or a topic into address and message type, which is empty for an address."""
+    if text.count(".") < 2:
+        return parse_address(text), ""
+    destination = parse_topic(text)
+    return destination.address, destination.message_type
+
+
 def _check_kind(topic: str, kind: str) -> None:
     if kind in RESERVED_KINDS:
         raise InvalidTopic("topic", f"{topic!r}: {kind!r} addresses cannot be published to in this version")

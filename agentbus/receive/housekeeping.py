@@ -18,7 +18,7 @@ from agentbus.broker.inbox import Inbox
 from agentbus.broker.keys import SOURCES
 from agentbus.errors import BrokerError, InvalidValue
 from agentbus.events import Events
-from agentbus.message.address_policy import Policy
+from agentbus.message.address_policy import NO_POLICIES, Policies
 from agentbus.message.durations import milliseconds
 from agentbus.receive.lease import BEAT_INTERVAL, Lease, clock
 from agentbus.receive.liveness import Observations
@@ -33,7 +33,6 @@ TRIM_INTERVAL = 5.0
 #: The longest pause of the timer for due messages; a nudge or a nearer due time shortens it.
 DUE_INTERVAL = 1.0
 
-NO_POLICY = Policy()
 
 Told = Callable[[Inbox, Sequence[bytes]], Awaitable[None]]
 
@@ -171,7 +170,8 @@ class Housekeeper:
 
     async def trim(self) -> None:
         """Remove history beyond what is kept."""
-        policy, kept = await read_policy(self._inbox, self._events), self._retention
+        policies, kept = await read_policies(self._inbox, self._events), self._retention
+        policy = policies.address
         messages = kept.messages if policy.history_messages is None else policy.history_messages
         most_bytes = kept.bytes if policy.history_bytes is None else policy.history_bytes
         age = kept.age if policy.history_age is None else policy.history_age
@@ -182,13 +182,13 @@ class Housekeeper:
             await asyncio.sleep(0)
 
 
-async def read_policy(inbox: Inbox, events: Events) -> Policy:
-    """Return the declared policy of an address; one written by hand that is none counts as absent."""
+async def read_policies(inbox: Inbox, events: Events) -> Policies:
+    """Return what is declared for an address; a policy written by hand that is none counts as absent."""
     try:
-        return Policy.from_fields(await inbox.policy_fields())
+        return Policies.from_fields(await inbox.policy_fields())
     except InvalidValue as error:
         events.emit("policy_ignored", inbox.address, f"{inbox.keys.policy}: {error}")
-        return NO_POLICY
+        return NO_POLICIES
 
 
 class Nudges:

@@ -27,14 +27,14 @@ from agentbus.errors import (
     StaleDelivery,
 )
 from agentbus.events import Events
-from agentbus.message.address_policy import Policy
+from agentbus.message.address_policy import NO_POLICIES, Policies, Policy
 from agentbus.message.backoff import Backoff
 from agentbus.message.durations import seconds
 from agentbus.receive.agent import Agent
 from agentbus.receive.audit import Audit
 from agentbus.receive.delivery import Delivery, Source
 from agentbus.receive.execution import Execution
-from agentbus.receive.housekeeping import NO_POLICY, Housekeeper, Nudges, Told, read_policy
+from agentbus.receive.housekeeping import Housekeeper, Nudges, Told, read_policies
 from agentbus.receive.intake import Intake
 from agentbus.receive.lease import Heart, Lease, clock
 from agentbus.receive.outcome import RELEASED, Kind, Outcome
@@ -110,7 +110,7 @@ class Incarnation:
             for inbox in inboxes
         }
         self._nudges = Nudges(grounds.broker, list(self.housekeepers.values()))
-        self._policies: dict[str, Policy] = {}
+        self._policies: dict[str, Policies] = {}
         self._runners: list[asyncio.Task[None]] = []
         self._children: list[asyncio.Task[None]] = []
         self._reader: asyncio.Task[None] | None = None
@@ -124,10 +124,10 @@ class Incarnation:
             # A full server refuses this, and must be drained all the same; it is repeated each minute.
             with contextlib.suppress(BrokerOutOfMemory):
                 await self._grounds.broker.execute("SADD", addresses(self._grounds.prefix), inbox.address)
-            self._policies[inbox.address] = await read_policy(inbox, self._grounds.events)
+            self._policies[inbox.address] = await read_policies(inbox, self._grounds.events)
             for source in self._sources:
                 if source.inbox is inbox:
-                    source.at_most_once = self._policies[inbox.address].acknowledgement == "none"
+                    source.at_most_once = self._policies[inbox.address].at_most_once
             sent_at = clock()
             joined = await inbox.join(self.consumer)
             self.lease.answered(sent_at, joined.server_ms)
@@ -353,9 +353,9 @@ class Incarnation:
                 names = [inbox.address for inbox in self.lease.inboxes]
                 await self._grounds.broker.execute("SADD", addresses(self._grounds.prefix), *names)
 
-    def policy(self, address: str) -> Policy:
-        """The policy of an address, as it was when this consumer joined."""
-        return self._policies.get(address, NO_POLICY)
+    def policy(self, address: str, message_type: str) -> Policy:
+        """The policy of an address for a message type, as it was when this consumer joined."""
+        return self._policies.get(address, NO_POLICIES).of(message_type)
 
     def siblings(self, address: str) -> int:
         """How many instances serve an address."""
