@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from agentbus.cli import broker, doctor, inbox, pub, run, sub, tail, trace, version
+from agentbus.cli import broker, doctor, inbox, pub, run, sub, tail, trace, version, workers
 
 _HELP = """The message bus that AI-agent processes use to work together, on Redis Streams.
 
 \b
 First steps:
-  agentbus up                                    start a broker of your own, and keep it in view
+  agentbus up                                    start a broker of your own with workers, keep them in view
   agentbus pub agent.reviewer.task '{"pr": 7}'   send a message
   agentbus inbox reviewer                        see it waiting
   agentbus run tasks:reviewer --processes 4      serve agents
@@ -53,5 +53,6 @@ app.command("tail", short_help="Look at messages without taking them.")(tail.tai
 app.command("inbox", short_help="Show what an inbox holds, and its ledger.")(inbox.inbox)
 app.command("trace", short_help="Show every place and outcome of one message.")(trace.trace)
 app.command("doctor", short_help="Find out what is wrong, and what to do.")(doctor.doctor)
+app.add_typer(workers.app, name="workers", short_help="Show which workers run where, or run one.")
 app.command("run", short_help="Serve agents.")(run.run_agents)
 app.command("version", short_help="Print versions.")(version.version)
