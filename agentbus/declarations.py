@@ -44,13 +44,21 @@ class Declarations:
         place, scope = parse_scope(address)
         return Policy.from_fields(by_scope(await self._store.read(place)).get(scope, {}))
 
+    async def at(self, address: str) -> dict[str, Policy]:
+        """Return what is declared for an address and for its topics, by address or topic."""
+        return _by_name(address, await self._store.read(address))
+
     async def all(self) -> dict[str, Policy]:
         """Return every declared policy by address or topic, sorted."""
-        found = {}
+        found: dict[str, Policy] = {}
         async for address, stored in self._store.walk():
-            for scope, fields in by_scope(stored).items():
-                found[_name(address, scope)] = Policy.from_fields(fields)
+            found |= _by_name(address, stored)
         return dict(sorted(found.items()))
+
+
+def _by_name(address: str, stored: Mapping[str, str]) -> dict[str, Policy]:
+    scopes = sorted(by_scope(stored).items())
+    return {_name(address, scope): Policy.from_fields(fields) for scope, fields in scopes}
 
 
 def _name(address: str, scope: str) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from agentbus.cli import broker, doctor, inbox, pub, run, sub, tail, trace, version, workers
+from agentbus.cli import broker, doctor, inbox, policy, pub, run, sub, tail, trace, version, workers
 
 _HELP = """The message bus that AI-agent processes use to work together, on Redis Streams.
 
@@ -54,5 +54,6 @@ app.command("inbox", short_help="Show what an inbox holds, and its ledger.")(inb
 app.command("trace", short_help="Show every place and outcome of one message.")(trace.trace)
 app.command("doctor", short_help="Find out what is wrong, and what to do.")(doctor.doctor)
 app.add_typer(workers.app, name="workers", short_help="Show which workers run where, or run one.")
+app.add_typer(policy.app, name="policy", short_help="Show and declare policies of addresses and topics.")
 app.command("run", short_help="Serve agents.")(run.run_agents)
 app.command("version", short_help="Print versions.")(version.version)

@@ -18,7 +18,8 @@ Acknowledgement = Literal["handled", "none"]
 Archiving = Literal["required", "may_lose", "never"]
 
 
-_DURATIONS = frozenset(
+#: Those that are durations.
+DURATIONS = frozenset(
     ("retry_delay", "acknowledgement_timeout", "ttl", "history_age", "dead_age", "dead_retry_delay")
 )
 _NUMBERS = frozenset(
@@ -66,7 +67,7 @@ class Policy:
             raise InvalidValue("acknowledgement", f"{self.acknowledgement!r} is not one of handled, none")
         if self.archive is not None and self.archive not in get_args(Archiving):
             raise InvalidValue("archive", f"{self.archive!r} is not one of required, may_lose, never")
-        for name in _DURATIONS:
+        for name in DURATIONS:
             value = getattr(self, name)
             if value is not None:
                 seconds(value, name)
@@ -95,7 +96,7 @@ class Policy:
             value = getattr(self, name)
             if value is None:
                 continue
-            if name in _DURATIONS:
+            if name in DURATIONS:
                 stored[f"{name}_ms"] = str(milliseconds(value, name))
             else:
                 stored[name] = str(value)
@@ -106,7 +107,7 @@ class Policy:
         """Return the policy that was stored; raises `InvalidValue` for one written by hand that is none."""
         values: dict[str, Any] = {}
         for name in FIELDS:
-            text = stored.get(f"{name}_ms" if name in _DURATIONS else name)
+            text = stored.get(f"{name}_ms" if name in DURATIONS else name)
             if text is None:
                 continue
             try:
@@ -185,13 +186,13 @@ def parse_policy(given: Mapping[str, Any]) -> Policy:
         if name not in FIELDS:
             raise InvalidValue(name, f"is no field of a policy; those are {', '.join(FIELDS)}")
         values[name] = value
-        if isinstance(value, str) and (name in _NUMBERS or name in _DURATIONS):
+        if isinstance(value, str) and (name in _NUMBERS or name in DURATIONS):
             with contextlib.suppress(ValueError):
                 values[name] = int(value) if name in _NUMBERS else float(value)
     return Policy(**values)
 
 
 def _parsed(name: str, text: str) -> Any:
-    if name in _DURATIONS:
+    if name in DURATIONS:
         return int(text) / 1000
     return int(text) if name in _NUMBERS else text

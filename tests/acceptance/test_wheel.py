@@ -33,7 +33,6 @@ pytestmark = pytest.mark.skipif(
 HOSTILE = (
     "router",
     "workers",
-    "redis",
     "message",
     "settings",
     "errors",
@@ -215,6 +214,8 @@ def test_the_installed_command_says_its_version_and_sends_from_such_a_folder(
 def test_up_runs_the_workers_of_the_wheel_and_nothing_of_the_user(
     installed: Installed, hostile: Path, default_server: ServerBinary
 ) -> None:
+    # Beside a program of the user's own this one would be found, by every Python; beside a command never.
+    (hostile / "redis.py").write_text(_trap("redis"))
     # A package, too: a folder goes before a file of the same name.
     (hostile / "workers").mkdir()
     for module in ("__init__", "__main__"):

@@ -15,7 +15,20 @@ from agentbus.cli.messages import TailPlan
 from agentbus.cli.output import age, count, moment, plural
 from agentbus.errors import InvalidTopic
 
-COMMANDS = ("up", "down", "pub", "sub", "tail", "inbox", "trace", "doctor", "run", "workers", "version")
+COMMANDS = (
+    "up",
+    "down",
+    "pub",
+    "sub",
+    "tail",
+    "inbox",
+    "trace",
+    "doctor",
+    "run",
+    "workers",
+    "policy",
+    "version",
+)
 ROOT = Path(__file__).parents[2]
 
 
