@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         MalformedMessage,
         NoBroker,
         NoSuchAgent,
+        NoSuchSchedule,
         PolicyConflict,
         PublisherClosed,
         PublishError,
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     from agentbus.receive.context import Context
     from agentbus.receive.delivery import Delivery
     from agentbus.receive.subscriber import Subscriber
+    from agentbus.schedules.schedule import Schedule
+    from agentbus.schedules.schedules import ScheduleOptions
     from agentbus.send.envelope import PublishOptions
     from agentbus.send.publisher import Publisher
     from agentbus.send.stored import Stored
@@ -67,7 +70,7 @@ _HOMES = {
         "AgentBusError AlreadySettled BodyNotSerializable BodyTooLarge BrokerError "
         "BrokerOutOfMemory BrokerRefused BrokerUnavailable ConfigurationError Defer "
         "DeliveryError DurabilityUnavailable GroupMissing InvalidTopic InvalidValue "
-        "KeyConflict MalformedMessage NoBroker NoSuchAgent PolicyConflict "
+        "KeyConflict MalformedMessage NoBroker NoSuchAgent NoSuchSchedule PolicyConflict "
         "PublisherClosed PublishError PublishRefused PublishTimeout QueueFull "
         "Reject RequestError RequestFailed RequestTimeout StaleDelivery "
         "UnsafeBroker WrongKeyType "
@@ -81,6 +84,8 @@ _HOMES = {
     "agentbus.receive.context": "Context",
     "agentbus.receive.delivery": "Delivery",
     "agentbus.receive.subscriber": "Subscriber",
+    "agentbus.schedules.schedule": "Schedule",
+    "agentbus.schedules.schedules": "ScheduleOptions",
     "agentbus.send.envelope": "PublishOptions",
     "agentbus.send.publisher": "Publisher",
     "agentbus.send.stored": "Stored",
@@ -134,6 +139,7 @@ __all__ = [
     "Middleware",
     "NoBroker",
     "NoSuchAgent",
+    "NoSuchSchedule",
     "Policy",
     "PolicyConflict",
     "PublishError",
@@ -150,6 +156,8 @@ __all__ = [
     "RequestTimeout",
     "RetentionSettings",
     "Retry",
+    "Schedule",
+    "ScheduleOptions",
     "StaleDelivery",
     "Stored",
     "Subscriber",

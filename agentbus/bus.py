@@ -10,21 +10,23 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 from agentbus.broker.connection import Broker, ConnectionSettings
 from agentbus.broker.embedded import EmbeddedSettings, ensure_running
 from agentbus.broker.inspection import InboxView, Trace, inspect_inbox, known_addresses, trace_message
-from agentbus.broker.keys import check_prefix
+from agentbus.broker.keys import check_prefix, ticking
 from agentbus.broker.policies import PolicyStore
+from agentbus.broker.schedules import ScheduleStore
 from agentbus.broker.server import check_safe
+from agentbus.broker.wake import Wake
 from agentbus.declarations import Declarations
 from agentbus.errors import AgentBusError, ConfigurationError
 from agentbus.events import Events
 from agentbus.message.address_policy import Policy
 from agentbus.message.durations import Duration, milliseconds
 from agentbus.message.message import Message
-from agentbus.message.topics import check_name, parse_address
+from agentbus.message.topics import check_name, parse_address, parse_inbox
 from agentbus.receive.agent import Agent
 from agentbus.receive.incarnation import Grounds
 from agentbus.receive.lease import Heart
@@ -32,7 +34,8 @@ from agentbus.receive.outcome import Outcome
 from agentbus.receive.pulling import PulledDelivery, Puller
 from agentbus.receive.subscriber import Subscriber, first_error, until_ready
 from agentbus.receive.workload import SuspectGate
-from agentbus.send.envelope import AnyTopic, PublishOptions, Sender
+from agentbus.schedules.schedules import Schedules
+from agentbus.send.envelope import AnyTopic, Outgoing, PublishOptions, Sender, compose
 from agentbus.send.publisher import Publisher
 from agentbus.send.requests import Answers, Requests
 from agentbus.send.stored import Stored
@@ -195,7 +198,8 @@ class Bus:
         """Declare the policy of an address (``agent.reviewer``) or a topic (``agent.reviewer.task``).
 
         That of a topic wins over that of its address. Declaring the same again is fine; another one raises
-        `PolicyConflict` and changes nothing.
+        `PolicyConflict` and changes nothing. A channel takes durability, limit (of its log), history and
+        archive; what only an inbox, or only a whole address, can honour raises `InvalidValue`.
         """
         await self.rooms.policies.declare(address, policy)
 
@@ -217,6 +221,25 @@ class Bus:
         Raises `InvalidValue` for one that was written by hand and is none.
         """
         return await self.rooms.policies.all()
+
+    # --- recurring messages ---
+
+    @property
+    def schedules(self) -> Schedules:
+        """Recurring messages: ``add``, ``list``, ``get``, ``pause``, ``resume``, ``cancel``."""
+        broker, prefix = self.rooms.broker, self.settings.prefix
+
+        def composed(topic: AnyTopic, body: Any, options: dict[str, Any]) -> Outgoing:
+            given = cast("PublishOptions", options)
+            return compose(self._sender, topic, body, given, self.settings.publisher.message_bytes)
+
+        return Schedules(
+            ScheduleStore(broker, prefix, self.settings.publisher.address_limit),
+            Wake(broker, ticking(prefix)),
+            composed,
+            lambda: known_addresses(broker, prefix),
+            self._sender.agent,
+        )
 
     # --- serving ---
 
@@ -300,9 +323,10 @@ class Bus:
     async def inspect(self, address: str) -> InboxView:
         """Return what an inbox holds: waiting, in flight, due, dead, and whether its ledger closes.
 
-        ``address`` is ``agent.<name>`` or the bare name. Waiting messages are counted one by one.
+        ``address`` is ``agent.<name>`` or the bare name. Waiting messages are counted one by one. A channel
+        raises `InvalidTopic`: nothing waits there.
         """
-        return await inspect_inbox(self.rooms.broker, self.settings.prefix, parse_address(address))
+        return await inspect_inbox(self.rooms.broker, self.settings.prefix, parse_inbox(address))
 
     async def trace(self, message_id: str, address: str | None = None) -> Trace:
         """Return every place and outcome of one message that is still known.

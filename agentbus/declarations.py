@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from agentbus.broker.policies import PolicyStore
-from agentbus.errors import PolicyConflict
+from agentbus.errors import InvalidValue, PolicyConflict
 from agentbus.message.address_policy import Policy, by_scope, check_scope
-from agentbus.message.topics import parse_scope
+from agentbus.message.topics import is_channel, parse_scope
 
 
 class Declarations:
@@ -32,7 +32,13 @@ class Declarations:
 
     async def _store_policy(self, address: str, policy: Policy, expected: Policy) -> None:
         place, scope = parse_scope(address)
-        if scope:
+        if is_channel(place):
+            policy.check_for_channel(place)
+            if scope:
+                raise InvalidValue(
+                    "address", f"{place} is a channel, and has one policy for all types: {place}"
+                )
+        elif scope:
             check_scope(policy, address)
         wanted, known = policy.to_fields(), expected.to_fields()
         answer = await self._store.declare(place, scope, wanted, known)

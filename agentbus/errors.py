@@ -30,6 +30,7 @@
     ├── RequestError
     │   ├── RequestTimeout
     │   └── RequestFailed               the handler ended without an answer
+    ├── NoSuchSchedule
     ├── DeliveryError
     │   ├── StaleDelivery               the lease was lost: somebody else owns the message
     │   └── AlreadySettled
@@ -175,6 +176,10 @@ class RequestFailed(RequestError):
         super().__init__(message)
         #: The named outcome of the request, for example ``rejected`` or ``exhausted``.
         self.reason = reason
+
+
+class NoSuchSchedule(AgentBusError):
+    """There is no such schedule."""
 
 
 class DeliveryError(AgentBusError):

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agentbus.errors import ConfigurationError
+from workers.due import Due
+from workers.reclaim import Reclaim
+from workers.recurring import Recurring
 from workers.role import Role
 
 #: In the order in which they start.
-ROLES: tuple[type[Role], ...] = ()
+ROLES: tuple[type[Role], ...] = (Due, Reclaim, Recurring)
 
 
 def chosen(names: Sequence[str]) -> list[type[Role]]:

@@ -8,6 +8,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from agentbus.errors import AgentBusError, BrokerError, ConfigurationError
+from agentbus.receive.subscriber import first_error
 from workers.membership import Membership
 from workers.role import Ground, Role, logger
 
@@ -138,6 +139,9 @@ async def _cancel(tasks: Sequence[_Task]) -> None:
 
 
 def _why(error: BaseException) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        # A role of several tasks: the error itself says more than the group around it.
+        error = first_error(error)
     return f"{type(error).__name__}: {error}"
 
 

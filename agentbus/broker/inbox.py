@@ -73,6 +73,8 @@ class Promoted:
     next_due_ms: int | None
     server_ms: int
     more: bool
+    #: How late the latest of those that moved was, in ms.
+    late_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +116,9 @@ class Inbox:
         """Say which key has the wrong type: the server's own message does not."""
         expected = {
             self.keys.lanes: b"zset", self.keys.due: b"zset", self.keys.delayed: b"hash",
-            self.keys.dead: b"stream", self.keys.alive: b"hash", self.keys.started: b"hash",
-            self.keys.outcomes: b"stream", self.keys.ledger: b"hash", self.keys.policy: b"hash",
-            **dict.fromkeys(self.keys.sources, b"stream"),
+            self.keys.dead: b"stream", self.keys.ended: b"stream", self.keys.alive: b"hash",
+            self.keys.started: b"hash", self.keys.outcomes: b"stream", self.keys.ledger: b"hash",
+            self.keys.policy: b"hash", **dict.fromkeys(self.keys.sources, b"stream"),
         }  # fmt: skip
         types = await self._broker.pipeline([("TYPE", key) for key in expected])
         wrong = [
@@ -151,13 +153,7 @@ class Inbox:
             ),
             first, lanes, limits[0], limits[1], limits[2], options, keys.nudge, *texts,
         )  # fmt: skip
-        kind = reply[0]
-        if kind == b"stored":
-            return BatchAnswer("stored", reply[1] == 1, reply[2].decode(), results=reply[3:])
-        if kind == b"recovered":
-            refusals = json.loads(reply[3]) if reply[3] else {}
-            return BatchAnswer("recovered", reply[1] == 1, reply[2].decode(), refusals=refusals)
-        return BatchAnswer("gap", last=int(reply[1]))
+        return batch_answer(reply)
 
     # --- policy ---
 
@@ -216,8 +212,11 @@ class Inbox:
 
     async def postpone(
         self, consumer: str, entry: RawEntry, delay_ms: int, kind: str, failure: str, message_id: str
-    ) -> bool:
-        """Move a delivery to ``due``; ``kind`` is retried, deferred or bounced. False: settled before."""
+    ) -> int | None:
+        """Move a delivery to ``due``; ``kind`` is retried, deferred or bounced.
+
+        Returns when it comes due (server time in ms); None when it was settled before.
+        """
         keys = self.keys
         reply = await self._run(
             "postpone",
@@ -225,7 +224,7 @@ class Inbox:
             consumer, entry.entry_id, entry.source, delay_ms, kind, failure, message_id, keys.nudge,
         )  # fmt: skip
         self._check(reply)
-        return bool(reply[0] == b"postponed")
+        return int(reply[1]) if reply[0] == b"postponed" else None
 
     async def bury(
         self, consumer: str, entry: RawEntry, reason: str, detail: str, failure: str, max_retries: int
@@ -272,13 +271,13 @@ class Inbox:
             "promote",
             (
                 keys.ledger, keys.due, keys.delayed, keys.lanes, keys.outcomes, keys.keys_even, keys.keys_odd,
-                keys.keys_due, *keys.sources,
+                keys.keys_due, keys.ended, *keys.sources,
             ),
             most, window_ms,
         )  # fmt: skip
         upcoming = float(reply[1] or "inf")
         next_due = int(upcoming) if math.isfinite(upcoming) else None
-        return Promoted(int(reply[0]), next_due, int(reply[2]), reply[3] == 1)
+        return Promoted(int(reply[0]), next_due, int(reply[2]), reply[3] == 1, int(reply[4]))
 
     async def reclaim(self, consumer: str, seen_beat: str, charge: bool = False) -> Reclaimed | None:
         """Take what a dead consumer held, one step; ``seen_beat`` '' = its name is not in ``alive``."""
@@ -300,8 +299,13 @@ class Inbox:
 
     async def sweep(self) -> bool:
         """List lanes that a hand-made entry left out of the index; returns whether anything waits."""
-        reply = await self._run("sweep", (self.keys.lanes, *self.keys.sources, self.keys.ledger))
+        call = self.sweep_call()
+        reply = await self._run("sweep", call.keys)
         return bool(reply[0] == 1)
+
+    def sweep_call(self) -> Call:
+        """Return the call behind `sweep`, for sweeping many inboxes at once."""
+        return Call(load("sweep"), (self.keys.lanes, *self.keys.sources, self.keys.ledger), ())
 
     async def trim(self, messages: int, age_ms: int, most_bytes: int) -> tuple[int, bool]:
         """Remove ended entries beyond the history kept; returns how many, and whether there are more."""
@@ -334,6 +338,14 @@ class Inbox:
                 held[name] = held.get(name, 0) + int(fields[b"pending"])
         return [Holding(name, pending) for name, pending in held.items()]
 
+    async def strangers(self) -> list[str]:
+        """Return every consumer of the group that is not alive: it holds nothing by right."""
+        return [name.decode() for name in await run(self._broker, self.strangers_call())]
+
+    def strangers_call(self) -> Call:
+        """Return the call behind `strangers`, for asking many inboxes at once."""
+        return Call(load("strangers"), (self.keys.alive, *self.keys.sources), ())
+
     async def held_ids(self, consumer: str, most: int = 1000) -> list[tuple[int, bytes]]:
         """Return (source, entry id) of what is pending for a consumer.
 
@@ -364,6 +376,17 @@ class Inbox:
     async def forget(self, source: int, entry_id: bytes) -> None:
         """Acknowledge an entry that somebody deleted from the stream; it cannot be handled any more."""
         await self._run("forget", (self.keys.ledger, self.keys.sources[source]), entry_id)
+
+
+def batch_answer(reply: Sequence[Any]) -> BatchAnswer:
+    """Return the answer of ``publish.lua`` or ``append.lua`` as a value."""
+    kind = reply[0]
+    if kind == b"stored":
+        return BatchAnswer("stored", reply[1] == 1, reply[2].decode(), results=reply[3:])
+    if kind == b"recovered":
+        refusals = json.loads(reply[3]) if reply[3] else {}
+        return BatchAnswer("recovered", reply[1] == 1, reply[2].decode(), refusals=refusals)
+    return BatchAnswer("gap", last=int(reply[1]))
 
 
 def raw_entry(source: int, entry: Sequence[Any]) -> RawEntry:

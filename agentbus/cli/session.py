@@ -24,6 +24,7 @@ from agentbus.errors import (
     InvalidValue,
     NoBroker,
     NoSuchAgent,
+    NoSuchSchedule,
     PublishTimeout,
     RequestTimeout,
 )
@@ -50,6 +51,7 @@ _NO_BROKER = """no broker. Two ways out:
 _CODES: tuple[tuple[type[AgentBusError], int], ...] = (
     (InvalidValue, USAGE),
     (NoSuchAgent, NOT_FOUND),
+    (NoSuchSchedule, NOT_FOUND),
     (NoBroker, UNAVAILABLE),
     (BrokerUnavailable, UNAVAILABLE),
     (PublishTimeout, TIMEOUT),

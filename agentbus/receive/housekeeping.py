@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,8 +19,8 @@ from agentbus.errors import BrokerError, InvalidValue
 from agentbus.events import Events
 from agentbus.message.address_policy import NO_POLICIES, Policies
 from agentbus.message.durations import milliseconds
-from agentbus.receive.lease import BEAT_INTERVAL, Lease, clock
-from agentbus.receive.liveness import Observations
+from agentbus.receive.lease import Lease, clock
+from agentbus.receive.takeover import Judge, Takeover, Told
 from agentbus.settings import RetentionSettings
 
 #: Seconds between looks at the beats of others.
@@ -32,9 +31,6 @@ SWEEP_INTERVAL = 1.0
 TRIM_INTERVAL = 5.0
 #: The longest pause of the timer for due messages; a nudge or a nearer due time shortens it.
 DUE_INTERVAL = 1.0
-
-
-Told = Callable[[Inbox, Sequence[bytes]], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -64,8 +60,8 @@ class Housekeeper:
         self._key_window_ms = key_window_ms
         self._retention = retention
         self._events = events
-        self._tell_dead = tell_dead
-        self._observations = Observations(lease.seconds)
+        self._judge = Judge(lease.seconds, self._own_beat)
+        self._takeover = Takeover(inbox, self._judge, tell_dead)
         self._nudged = asyncio.Event()
         self._strangers_at = 0.0
         self.seen = Neighbourhood()
@@ -95,7 +91,7 @@ class Housekeeper:
                 await duty()
             except BrokerError:
                 # The reader reconnects and reports; here only the view of others has become doubtful.
-                self._observations.doubt()
+                self._judge.doubt()
 
     # --- due messages ---
 
@@ -129,38 +125,18 @@ class Housekeeper:
         """Take over from consumers whose beat has stood still for a lease."""
         asked_at = clock()
         beats = await self._inbox.beats()
-        now = clock()
         self.seen.siblings = max(1, len(beats))
-        if not self._sound_look(asked_at, now):
-            self._observations.doubt()
+        if not self._judge.sound(asked_at):
             return
-        for consumer, beat in self._observations.look(time.monotonic(), beats):
-            if consumer != self._lease.consumer:
-                await self._take_over(consumer, beat)
-        if now - self._strangers_at >= STRANGERS_INTERVAL:
-            self._strangers_at = now
-            await self._take_from_strangers(beats)
+        seen_at = clock()
+        dead = self._takeover.look(beats, seen_at)
+        await self._takeover.take([each for each in dead if each[0] != self._lease.consumer], seen_at)
+        if asked_at - self._strangers_at >= STRANGERS_INTERVAL:
+            self._strangers_at = asked_at
+            await self._takeover.take_from_strangers(await self._inbox.strangers())
 
-    def _sound_look(self, asked_at: float, now: float) -> bool:
-        """Whether this process may judge others: it is answered in time, and its own beats are accepted."""
-        answered_in_time = now - asked_at < BEAT_INTERVAL
-        own_beat_accepted = now - self._lease.answered_at < 2.5 * BEAT_INTERVAL
-        return answered_in_time and own_beat_accepted and not self._lease.fenced
-
-    async def _take_over(self, consumer: str, beat: str) -> None:
-        step = await self._inbox.reclaim(consumer, beat)
-        while step is not None:
-            if step.dead:
-                await self._tell_dead(self._inbox, step.dead)
-            if not step.more:
-                return
-            step = await self._inbox.reclaim(consumer, "", charge=step.charged)
-
-    async def _take_from_strangers(self, beats: dict[str, str]) -> None:
-        """A name that is not alive holds nothing by right: a parked read may still have been given work."""
-        for holding in await self._inbox.holdings():
-            if holding.name not in beats:
-                await self._take_over(holding.name, "")
+    def _own_beat(self) -> float | None:
+        return None if self._lease.fenced else self._lease.answered_at
 
     # --- lanes and history ---
 

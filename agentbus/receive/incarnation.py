@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from agentbus.broker.connection import Broker
 from agentbus.broker.inbox import Inbox, RawEntry
 from agentbus.broker.keys import SOURCES, addresses
+from agentbus.broker.wake import Announcer
 from agentbus.errors import (
     BrokerError,
     BrokerOutOfMemory,
@@ -34,11 +35,12 @@ from agentbus.receive.agent import Agent
 from agentbus.receive.audit import Audit
 from agentbus.receive.delivery import Delivery, Source
 from agentbus.receive.execution import Execution
-from agentbus.receive.housekeeping import Housekeeper, Nudges, Told, read_policies
+from agentbus.receive.housekeeping import Housekeeper, Nudges, read_policies
 from agentbus.receive.intake import Intake
 from agentbus.receive.lease import Heart, Lease, clock
 from agentbus.receive.outcome import RELEASED, Kind, Outcome
 from agentbus.receive.settler import Settler
+from agentbus.receive.takeover import Told
 from agentbus.receive.workload import SuspectGate, Workload
 from agentbus.settings import RetentionSettings
 
@@ -98,7 +100,10 @@ class Incarnation:
         self.workload = Workload(
             runners, settings.prefetch, seconds(settings.prefetch_below, "prefetch_below"), grounds.gate
         )
-        self.settler = Settler(self.consumer, self._sources, execution, grounds.events, self._lose)
+        self.settler = Settler(
+            self.consumer, self._sources, execution, grounds.events, self._lose,
+            Announcer(grounds.broker, grounds.prefix, grounds.events),
+        )  # fmt: skip
         self.intake = Intake(
             grounds.broker, self.lease, self.workload, self.accept, self._lose, grounds.events,
             lambda: self.settler.unsettled,

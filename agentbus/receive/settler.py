@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from agentbus.broker.inbox import Inbox
+from agentbus.broker.wake import Announcer
 from agentbus.errors import BrokerError, BrokerOutOfMemory, BrokerUnavailable, StaleDelivery
 from agentbus.events import Events
 from agentbus.message.backoff import Backoff
@@ -46,12 +47,14 @@ class Settler:
         execution: Execution,
         events: Events,
         fenced: Callable[[str], None],
+        announcer: Announcer,
     ) -> None:
         self._consumer = consumer
         self._sources = sources
         self._execution = execution
         self._events = events
         self._fenced = fenced
+        self._announcer = announcer
         self._others: deque[Settlement] = deque()
         self._sending: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
@@ -200,9 +203,12 @@ class Settler:
             )
         if kind is Kind.BOUNCED:
             failure = ""
-        return await inbox.postpone(
+        due_ms = await inbox.postpone(
             self._consumer, entry, outcome.delay_ms, kind, failure, delivery.message.message_id
         )
+        if due_ms is not None:
+            await self._announcer.announce(inbox.address, due_ms)
+        return due_ms
 
     def _announce(self, action: str, delivery: Delivery, outcome: Outcome) -> None:
         message = delivery.message

@@ -6,10 +6,12 @@ import asyncio
 import math
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 from agentbus.broker.durability import Durabilities
-from agentbus.broker.inbox import BatchAnswer, Inbox
+from agentbus.broker.inbox import BatchAnswer
+from agentbus.broker.wake import Announcer
 from agentbus.errors import BrokerError, BrokerOutOfMemory, BrokerUnavailable, PublishRefused
 from agentbus.events import Events
 from agentbus.message.backoff import Backoff
@@ -19,10 +21,27 @@ from agentbus.send.batch import Batch, freeze
 from agentbus.send.buffer import Buffer
 from agentbus.send.envelope import wants_disk
 from agentbus.send.stored import Stored, Waiting
-from agentbus.send.verdicts import broken_off, timed_out, verdicts
+from agentbus.send.verdicts import broken_off, first_due, timed_out, verdicts
 from agentbus.settings import PublisherSettings
 
 NoteAddress = Callable[[str, bool], Awaitable[None]]
+
+
+class Target(Protocol):
+    """What a queue sends to: an inbox or a channel."""
+
+    address: str
+
+    async def publish(
+        self,
+        producer: str,
+        first: int,
+        lanes: str,
+        options: str,
+        texts: Sequence[bytes],
+        limits: tuple[int, int, int],
+    ) -> BatchAnswer:
+        """Store one frozen batch."""
 
 
 class AddressQueue:
@@ -30,19 +49,21 @@ class AddressQueue:
 
     def __init__(
         self,
-        inbox: Inbox,
+        target: Target,
         settings: PublisherSettings,
         buffer: Buffer,
         durabilities: Durabilities,
         events: Events,
         note_address: NoteAddress,
+        announcer: Announcer,
     ) -> None:
-        self._inbox = inbox
+        self._target = target
         self._settings = settings
         self._buffer = buffer
         self._durabilities = durabilities
         self._events = events
         self._note_address = note_address
+        self._announcer = announcer
         # The record must outlive any repetition: twice the longest deadline, and some.
         self._record_ms = 2 * milliseconds(settings.deadline, "deadline") + 30_000
         self._limits = (
@@ -84,7 +105,7 @@ class AddressQueue:
             self._start()
 
     def _start(self) -> None:
-        self._task = asyncio.create_task(self._drain(), name=f"agentbus publish {self._inbox.address}")
+        self._task = asyncio.create_task(self._drain(), name=f"agentbus publish {self._target.address}")
 
     async def wait_empty(self) -> None:
         """Wait until everything handed in has its answer."""
@@ -176,7 +197,7 @@ class AddressQueue:
             try:
                 answer = await self._attempt(again=backoff.failures > 0)
             except BrokerError as error:
-                self._fail(PublishRefused(f"{self._inbox.address}: {error}"))
+                self._fail(PublishRefused(f"{self._target.address}: {error}"))
                 return
             if answer is None:
                 self._let_go()
@@ -186,12 +207,16 @@ class AddressQueue:
                 self._report_gap(answer)
                 self._new_producer()
             else:
-                self._note_answer(self._flying or batch, answer, after_failure=backoff.failures > 0)
+                batch = self._flying or batch
+                self._note_answer(batch, answer, after_failure=backoff.failures > 0)
+                if (first := first_due(batch, answer)) is not None:
+                    # Before the callers hear of it: what they do next may count on the time they asked for.
+                    await self._announcer.announce(self._target.address, *first)
 
     async def _attempt(self, again: bool) -> BatchAnswer | None:
         """Send the flying batch once; None when the broker cannot take it now."""
         try:
-            await self._note_address(self._inbox.address, again)
+            await self._note_address(self._target.address, again)
         except (BrokerUnavailable, BrokerOutOfMemory):
             return None
         if self._deserted:
@@ -201,7 +226,7 @@ class AddressQueue:
             return None
         sent_before, self._sent = self._sent, True
         try:
-            return await self._inbox.publish(
+            return await self._target.publish(
                 self._producer, self._next, batch.lanes, batch.options, batch.texts, self._limits
             )
         except BrokerUnavailable as error:
@@ -217,7 +242,7 @@ class AddressQueue:
         if after_failure:
             # The server may have come back with another configuration.
             self._durabilities.forget_server()
-            self._events.emit("reconnected", self._inbox.address, "the broker takes messages again")
+            self._events.emit("reconnected", self._target.address, "the broker takes messages again")
 
     def _let_go(self) -> None:
         """Leave out who has given up, as long as the batch was never sent; once sent, it is all or none."""
@@ -248,7 +273,7 @@ class AddressQueue:
         if missing > 0:
             self._events.emit(
                 "data_lost",
-                self._inbox.address,
+                self._target.address,
                 f"the broker lost its record of the last {missing} messages of this publisher, which it had "
                 "accepted; it was emptied, or went back to older data",
                 missing=missing,

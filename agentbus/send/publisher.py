@@ -12,15 +12,18 @@ import os
 from collections.abc import Coroutine, Iterable
 from typing import Any, Unpack
 
+from agentbus.broker.channel import Channel
 from agentbus.broker.connection import Broker
 from agentbus.broker.durability import Durabilities
 from agentbus.broker.inbox import Inbox
 from agentbus.broker.keys import addresses
+from agentbus.broker.wake import Announcer
 from agentbus.errors import BrokerUnavailable, PublisherClosed, PublishTimeout, WrongKeyType
 from agentbus.events import Events
 from agentbus.message.backoff import Backoff
 from agentbus.message.durations import seconds
 from agentbus.message.policy import Durability, check_durability
+from agentbus.message.topics import Destination
 from agentbus.send.address_queue import AddressQueue
 from agentbus.send.buffer import Buffer
 from agentbus.send.envelope import AnyTopic, Outgoing, PublishOptions, Sender, compose
@@ -55,6 +58,7 @@ class Publisher:
         self._events = events
         self._deadline = seconds(settings.deadline, "deadline")
         self._durabilities = Durabilities(broker, prefix, events)
+        self._announcer = Announcer(broker, prefix, events)
         self._home: tuple[int, asyncio.AbstractEventLoop] | None = None
         self._closed = False
         self._begin()
@@ -177,20 +181,22 @@ class Publisher:
         address = outgoing.destination.address
         queue = self._queues.get(address)
         if queue is None:
-            queue = self._queues[address] = self._open_queue(address)
+            queue = self._queues[address] = self._open_queue(outgoing.destination)
         self._buffer.add(len(outgoing.text))
         queue.add(waiting)
         if self._expiry is None:
             self._expiry = asyncio.get_running_loop().call_later(_EXPIRY_INTERVAL, self._expire)
 
-    def _open_queue(self, address: str) -> AddressQueue:
+    def _open_queue(self, destination: Destination) -> AddressQueue:
+        kind = Channel if destination.is_channel else Inbox
         return AddressQueue(
-            Inbox(self._broker, self._prefix, address),
+            kind(self._broker, self._prefix, destination.address),
             self._settings,
             self._buffer,
             self._durabilities,
             self._events,
             self._note_address,
+            self._announcer,
         )
 
     async def _note_address(self, address: str, again: bool) -> None:

@@ -44,7 +44,7 @@ class Place:
     address: str
     #: ``waiting``, ``returned``, ``in_flight``, ``due``, ``dead`` or ``ended``.
     status: str
-    #: The lane's priority, ``returned``, ``due`` or ``dead``.
+    #: The lane's priority, ``returned``, ``due``, ``dead`` or ``ended``.
     stream: str
     entry_id: str
     #: Server time in ms: waiting or held since, due at, dead or ended at; None when no record is left.
@@ -145,9 +145,10 @@ class _Search:
             for entry in [entry async for entry in self._entries_in(stream.name, stream.key)]
         ]
         dead = [entry async for entry in self._entries_in("dead", self._keys.dead)] if look.dead else []
-        for entry in (*found, *dead):
+        ended = [entry async for entry in self._entries_in("ended", self._keys.ended)]
+        for entry in (*found, *dead, *ended):
             self.message = self.message or entry.message
-        self._entries.update((entry.stream, entry.entry_id) for entry in found)
+        self._entries.update((entry.stream, entry.entry_id) for entry in (*found, *ended))
         for letter in dead:
             # The record of the burial names the stream the entry was in; the letter knows only its lane.
             buried = letter.fields.get("entry", "")
@@ -159,6 +160,7 @@ class _Search:
             self.places.append(await self._place(entry, stream, look))
         await self._find_due()
         self.places += [self._dead_place(letter) for letter in dead]
+        self.places += [self._ended_place(entry) for entry in ended]
 
     # --- streams ---
 
@@ -216,6 +218,13 @@ class _Search:
             self._keys.address, "dead", "dead", letter.entry_id, letter.at_ms, fields.get("owner"),
             fields.get("reason", ""), fields.get("detail", ""),
             int(attempts) if attempts.isdigit() else 0, letter.state,
+        )  # fmt: skip
+
+    def _ended_place(self, entry: TailedEntry) -> Place:
+        """Return the place of a message that ended outside of a lane: expired while due, or dropped."""
+        return Place(
+            self._keys.address, "ended", "ended", entry.entry_id, entry.at_ms, None,
+            entry.fields.get("outcome", ""), "", _count(entry.state.get("attempt")), entry.state,
         )  # fmt: skip
 
     # --- due ---

@@ -2,6 +2,7 @@
 --@include clock
 --@include entry
 --@include due
+--@include room
 --@include window
 --@include topic_policy
 -- Stores one frozen batch of one publisher.
@@ -12,7 +13,8 @@
 --        3 life of the producer record (ms)   4 most unsettled messages   5 window of keys (ms)
 --        6 options: '' or JSON {"<index>": {id, ttl, delay, at, key, digest, strict}} (ms)
 --        7 nudge channel   8 .. the messages (JSON text)
--- Returns {'stored', served, durability by policy or '', with ` <type>=<level>` of types that have their own, entry id or '!refusal' …}   in order of the messages
+-- Returns {'stored', served, durability by policy or '', entry id or '!refusal' …}   in order of the messages;
+--         the durability goes on with ` <type>=<level>` for each message type that has its own
 --         {'recovered', served, durability, refusals as JSON}   this batch was stored before
 --         {'gap', last}                                   positions are missing or repeated; nothing written
 --
@@ -25,14 +27,12 @@ local first, digits = tonumber(ARGV[1]), ARGV[2]
 local count = #digits
 local record_ms, limit, window = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 
-local ledger = redis.call('HMGET', KEYS[2], 'served', 'accepted', 'processed', 'expired', 'cancelled',
-  'discarded', 'resolved', 'moved', 'vanished', 'handmade')
-local served = ledger[1] and 1 or 0
 local policy = redis.call('HMGET', KEYS[15], 'limit', 'ttl_ms', 'durability', 'topics')
 limit = tonumber(policy[1]) or limit
 local default_ttl, durability = tonumber(policy[2]), policy[3] or ''
 local topic_ttls
 if policy[4] then topic_ttls, durability = topic_policies(KEYS[15], policy[4], durability) end
+local room, served = room_left(KEYS[2], KEYS[6], limit, count)
 
 local record = redis.call('GET', KEYS[1])
 local last = 0
@@ -44,11 +44,6 @@ if record then
   end
 end
 if first ~= last + 1 then return {'gap', last} end
-
-local room = limit - (tonumber(ledger[2]) or 0)
-for i = 3, 9 do room = room + (tonumber(ledger[i]) or 0) end
-room = room - (tonumber(ledger[10]) or 0)
-if room < count then room = room + redis.call('XLEN', KEYS[6]) end
 
 local options = ARGV[6] ~= '' and cjson.decode(ARGV[6]) or nil
 local now = (options or default_ttl or topic_ttls) and now_ms()
