@@ -28,10 +28,20 @@ async def bring_up(*, detach: bool, workers: bool, as_json: bool) -> int:
     before = await find(settings)
     running = before or await ensure_running(settings)
     attached = await start_workers(running) if workers else find_workers(Places(running.folder))
+    # Before anything is shown: whoever reads it may press Ctrl-C at once.
+    stopped = asyncio.Event() if detach else _stopped_by_signals()
     _show(running, attached, started=before is None, detached=detach, output=Output(as_json))
     if detach:
         return OK
-    return await _watch(running, attached)
+    return await _watch(running, attached, stopped)
+
+
+def _stopped_by_signals() -> asyncio.Event:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    return stopped
 
 
 def _show(
@@ -72,12 +82,8 @@ def _show(
         output.text("Ctrl-C stops them, unless others are connected.")
 
 
-async def _watch(running: RunningBroker, workers: AttachedWorkers | None) -> int:
+async def _watch(running: RunningBroker, workers: AttachedWorkers | None, stopped: asyncio.Event) -> int:
     """Keep one connection, so that the broker counts as used, and tell who goes and comes back."""
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
     broker = Broker(ConnectionSettings(running.url, client_name=_WATCHER, command_timeout=2.0))
     answers = True
     try:

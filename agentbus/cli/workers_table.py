@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
 from agentbus.broker.worker_registry import ABSENT_AFTER_MS, RoleState, Roll, WorkerRegistry, WorkerState
@@ -28,8 +27,9 @@ async def show_workers(*, url: str | None, prefix: str | None, as_json: bool) ->
     if output.json:
         for worker in found:
             output.record(record_of(worker, roll))
-    elif found:
-        output.table(_table(found, roll))
+    else:
+        for worker in found:
+            _show(worker, roll, output)
     if not any(lives(worker, roll) for worker in found):
         raise Failure(_NONE, NOT_FOUND)
     return OK
@@ -49,25 +49,20 @@ def record_of(worker: WorkerState, roll: Roll) -> dict[str, Any]:
     }
 
 
-def _table(found: list[WorkerState], roll: Roll) -> Table:
-    columns = ["worker", "phase", "since", ">seen", "role", ">lag", ">steps", "last error"]
-    table = new_table("", columns)
+def _show(worker: WorkerState, roll: Roll, output: Output) -> None:
+    """Write one worker: a line of its own, for ids are long, and a row for each of its roles."""
+    phase = worker.phase if lives(worker, roll) else "dead"
+    colour = {"running": "green", "draining": "yellow"}.get(phase, "red")
+    about = (
+        f"  process {worker.pid} on {worker.host} since {moment(worker.started_at)}, "
+        f"seen {age(roll.server_ms - worker.seen_at)} ago"
+    )
+    output.console.print(Text.assemble((worker.id, "bold"), "  ", (phase, colour), (about, "dim")))
+    table = new_table("", ["  role", ">lag", ">steps", "last error"])
     table.title = None
-    for worker in found:
-        alive = lives(worker, roll)
-        phase = worker.phase if alive else "dead"
-        about = Text.assemble((worker.id, "bold"), f"\nprocess {worker.pid} on {worker.host}")
-        head: list[Any] = [
-            about,
-            Text(phase, {"running": "green", "draining": "yellow"}.get(phase, "red")),
-            moment(worker.started_at),
-            f"{age(roll.server_ms - worker.seen_at)} ago",
-        ]
-        for name, state in worker.roles.items() or (("no roles", RoleState()),):
-            table.add_row(*head, name, *_role(state), style=None if alive else "dim")
-            head = ["", "", "", ""]
-        table.add_section()
-    return table
+    for name, state in worker.roles.items():
+        table.add_row(f"  {name}", *_role(state), style="dim" if phase == "dead" else None)
+    output.table(table)
 
 
 def _role(state: RoleState) -> tuple[Any, ...]:
