@@ -16,10 +16,11 @@ from agentbus.broker.connection import Broker, ConnectionSettings
 from agentbus.broker.embedded import EmbeddedSettings, ensure_running
 from agentbus.broker.inspection import InboxView, Trace, inspect_inbox, known_addresses, trace_message
 from agentbus.broker.keys import check_prefix, ticking
-from agentbus.broker.policies import PolicyStore
+from agentbus.broker.policy_store import PolicyStore
 from agentbus.broker.schedules import ScheduleStore
 from agentbus.broker.server import check_safe
 from agentbus.broker.wake import Wake
+from agentbus.dead_letters import DeadLetters
 from agentbus.declarations import Declarations
 from agentbus.errors import AgentBusError, ConfigurationError
 from agentbus.events import Events
@@ -317,6 +318,20 @@ class Bus:
             await puller.open()
             self._pulls[name] = puller
         return await puller.next(timeout)
+
+    # --- dead letters ---
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """Messages that failed for good: list, retry, edit, resolve and drop them."""
+        limit = self.settings.publisher.message_bytes
+        return DeadLetters(
+            self.rooms.broker,
+            self.settings.prefix,
+            self._sender.agent or "anonymous",
+            lambda topic, body: compose(self._sender, topic, body, {}, limit).text,
+            limit,
+        )
 
     # --- looking ---
 

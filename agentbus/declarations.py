@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from agentbus.broker.policies import PolicyStore
+from agentbus.broker.policy_store import PolicyStore
 from agentbus.errors import InvalidValue, PolicyConflict
 from agentbus.message.address_policy import Policy, by_scope, check_scope
 from agentbus.message.topics import is_channel, parse_scope

@@ -1,82 +1,33 @@
-"""Declared policies as Redis holds them."""
+"""Reading the stored policy of an address."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
-from agentbus.broker import keys
-from agentbus.broker.connection import Broker
-from agentbus.broker.scripts import Call, load, run
-from agentbus.errors import BrokerError, BrokerOutOfMemory, WrongKeyType
-
-#: Addresses asked of the server at once.
-_STEP = 200
+from agentbus.broker.inbox import Inbox
+from agentbus.errors import InvalidValue
+from agentbus.events import Events
+from agentbus.message.address_policy import NO_POLICIES, NO_POLICY, Policies, Policy
 
 
-@dataclass(frozen=True, slots=True)
-class Declared:
-    """The answer to a declaration."""
-
-    #: ``declared``, ``same``, or ``conflict``: nothing was written.
-    kind: str
-    #: What was stored for this scope before.
-    before: Mapping[str, str]
+async def read_policy(inbox: Inbox, events: Events) -> Policy:
+    """Return the declared policy of an inbox; one written by hand that is none counts as absent."""
+    return parse_policy(await inbox.policy_fields(), inbox.address, inbox.keys.policy, events)
 
 
-class PolicyStore:
-    """Reads and writes the policies of addresses and of single message types."""
-
-    def __init__(self, broker: Broker, prefix: str) -> None:
-        self._broker = broker
-        self._prefix = prefix
-
-    async def declare(
-        self, address: str, scope: str, wanted: Mapping[str, str], expected: Mapping[str, str]
-    ) -> Declared:
-        """Store ``wanted`` for a scope if exactly ``expected`` is stored there, or ``wanted`` itself.
-
-        ``scope`` is a message type, or empty for the whole address.
-        """
-        await self._note(address)
-        given = [part for fields in (expected, wanted) for pair in sorted(fields.items()) for part in pair]
-        key = keys.policy(self._prefix, address)
-        try:
-            call = Call(load("declare"), (key,), (scope, 2 * len(expected), *given))
-            reply = [part.decode() for part in await run(self._broker, call)]
-        except WrongKeyType as error:
-            raise WrongKeyType(f"{key} is not a hash: {error}") from error
-        return Declared(reply[0], dict(zip(reply[1::2], reply[2::2], strict=True)))
-
-    async def read(self, address: str) -> dict[str, str]:
-        """Return all that is declared for an address, as it is stored."""
-        return _fields(await self._broker.execute("HGETALL", keys.policy(self._prefix, address)))
-
-    async def walk(self) -> AsyncIterator[tuple[str, dict[str, str]]]:
-        """Yield every address in use that has a policy, and what is stored."""
-        cursor = b"0"
-        while True:
-            cursor, names = await self._broker.execute(
-                "SSCAN", keys.addresses(self._prefix), cursor, "COUNT", _STEP
-            )
-            addresses = [name.decode(errors="replace") for name in names]
-            asked = [("HGETALL", keys.policy(self._prefix, address)) for address in addresses]
-            replies = await self._broker.pipeline(asked) if asked else []
-            for address, reply in zip(addresses, replies, strict=True):
-                if isinstance(reply, BrokerError):
-                    raise reply
-                if reply:
-                    yield address, _fields(reply)
-            if cursor == b"0":
-                return
-
-    async def _note(self, address: str) -> None:
-        """Add the address to those in use, so that its policy is found; a full server refuses that."""
-        try:
-            await self._broker.execute("SADD", keys.addresses(self._prefix), address)
-        except BrokerOutOfMemory:
-            return
+async def read_policies(inbox: Inbox, events: Events) -> Policies:
+    """Return what is declared for an inbox and its message types; one that is none counts as absent."""
+    try:
+        return Policies.from_fields(await inbox.policy_fields())
+    except InvalidValue as error:
+        events.emit("policy_ignored", inbox.address, f"{inbox.keys.policy}: {error}")
+        return NO_POLICIES
 
 
-def _fields(reply: list[bytes]) -> dict[str, str]:
-    return {field.decode(): value.decode() for field, value in zip(reply[::2], reply[1::2], strict=True)}
+def parse_policy(fields: Mapping[str, str], address: str, key: str, events: Events) -> Policy:
+    """Return a stored policy; one written by hand that is none counts as absent, with an event."""
+    try:
+        return Policy.from_fields(fields)
+    except InvalidValue as error:
+        events.emit("policy_ignored", address, f"{key}: {error}")
+        return NO_POLICY

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agentbus.broker.connection import Broker
 from agentbus.broker.keys import policy as policy_key
-from agentbus.broker.policies import PolicyStore
+from agentbus.broker.policy_store import PolicyStore
 from agentbus.broker.worker_registry import ABSENT_AFTER_MS, WorkerRegistry
 from agentbus.cli.findings import BAD, OK_, WARN, Finding
 from agentbus.cli.output import plural

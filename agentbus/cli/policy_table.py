@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agentbus.broker.connection import Broker
-from agentbus.broker.policies import PolicyStore
+from agentbus.broker.policy_store import PolicyStore
 from agentbus.bus import Bus
 from agentbus.cli.output import Output, new_table
 from agentbus.cli.session import NOT_FOUND, OK, USAGE, Failure, open_bus, say
@@ -163,6 +163,8 @@ def policy_text(policy: Policy) -> str:
 
 def _readable(name: str, value: Any) -> Any:
     """Return a value for people; durations exactly, as they can be given: ``1h30m``."""
+    if isinstance(value, tuple):
+        return ",".join(value)
     if name not in DURATIONS or value is None:
         return value
     left, parts = milliseconds(value, name), ""

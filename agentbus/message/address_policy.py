@@ -16,6 +16,8 @@ Acknowledgement = Literal["handled", "none"]
 #: required: history stays, and publishing is refused when full, until the archive has it. may_lose: history
 #: goes when retention says so, archived or not. never: the archive leaves this address out.
 Archiving = Literal["required", "may_lose", "never"]
+#: How a message can end.
+Outcome = Literal["processed", "expired", "cancelled", "discarded", "resolved", "moved"]
 
 
 #: Those that are durations.
@@ -54,6 +56,8 @@ class Policy:
     history_messages: int | None = None
     history_age: Duration | None = None
     history_bytes: int | None = None
+    #: Of messages that ended otherwise no history is kept; all outcomes when left out.
+    history_outcomes: tuple[Outcome, ...] | None = None
     #: What to do with the archive, where one is on; required when left out.
     archive: Archiving | None = None
     #: Dead letters kept, resolved ones included; what dies beyond that is parked and tried again later.
@@ -71,6 +75,8 @@ class Policy:
             raise InvalidValue("acknowledgement", f"{self.acknowledgement!r} is not one of handled, none")
         if self.archive is not None and self.archive not in get_args(Archiving):
             raise InvalidValue("archive", f"{self.archive!r} is not one of required, may_lose, never")
+        if self.history_outcomes is not None:
+            check_outcomes(self.history_outcomes)
         for name in DURATIONS:
             value = getattr(self, name)
             if value is not None:
@@ -103,6 +109,11 @@ class Policy:
                     + ", ".join(sorted(_FOR_CHANNELS)),
                 )
 
+    @property
+    def must_be_archived(self) -> bool:
+        """Whether, where an archive is on, nothing may leave the address before the archive has it."""
+        return self.archive in (None, "required")
+
     def to_fields(self) -> dict[str, str]:
         """Return what is stored: durations in whole milliseconds under ``<name>_ms``."""
         stored: dict[str, str] = {}
@@ -112,6 +123,9 @@ class Policy:
                 continue
             if name in DURATIONS:
                 stored[f"{name}_ms"] = str(milliseconds(value, name))
+            elif isinstance(value, tuple):
+                # Sorted, so that the same outcomes in another order are no conflict.
+                stored[name] = " ".join(sorted(value))
             else:
                 stored[name] = str(value)
         return stored
@@ -200,13 +214,29 @@ def parse_policy(given: Mapping[str, Any]) -> Policy:
         if name not in FIELDS:
             raise InvalidValue(name, f"is no field of a policy; those are {', '.join(FIELDS)}")
         values[name] = value
-        if isinstance(value, str) and (name in _NUMBERS or name in DURATIONS):
+        if name == "history_outcomes":
+            values[name] = tuple(value.split(",")) if isinstance(value, str) else tuple(value)
+        elif isinstance(value, str) and (name in _NUMBERS or name in DURATIONS):
             with contextlib.suppress(ValueError):
                 values[name] = int(value) if name in _NUMBERS else float(value)
     return Policy(**values)
 
 
+def check_outcomes(outcomes: object) -> None:
+    """Raise `InvalidValue` unless these are outcomes of messages, each of them once."""
+    known = get_args(Outcome)
+    if not isinstance(outcomes, tuple):
+        raise InvalidValue("history_outcomes", f"must be a tuple of {', '.join(known)}, not {outcomes!r}")
+    for outcome in outcomes:
+        if outcome not in known:
+            raise InvalidValue("history_outcomes", f"{outcome!r} is not one of {', '.join(known)}")
+    if len(set(outcomes)) < len(outcomes):
+        raise InvalidValue("history_outcomes", f"names an outcome twice: {', '.join(outcomes)}")
+
+
 def _parsed(name: str, text: str) -> Any:
+    if name == "history_outcomes":
+        return tuple(text.split())
     if name in DURATIONS:
         return int(text) / 1000
     return int(text) if name in _NUMBERS else text

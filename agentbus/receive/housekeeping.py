@@ -14,14 +14,11 @@ from dataclasses import dataclass
 
 from agentbus.broker.connection import Broker, Link
 from agentbus.broker.inbox import Inbox
-from agentbus.broker.keys import SOURCES
-from agentbus.errors import BrokerError, InvalidValue
+from agentbus.broker.retention import InboxRetention
+from agentbus.errors import BrokerError
 from agentbus.events import Events
-from agentbus.message.address_policy import NO_POLICIES, Policies
-from agentbus.message.durations import milliseconds
 from agentbus.receive.lease import Lease, clock
-from agentbus.receive.takeover import Judge, Takeover, Told
-from agentbus.settings import RetentionSettings
+from agentbus.receive.takeover import Judge, Takeover, Told, parked_event
 
 #: Seconds between looks at the beats of others.
 PATROL_INTERVAL = 0.5
@@ -51,17 +48,16 @@ class Housekeeper:
         inbox: Inbox,
         lease: Lease,
         key_window_ms: int,
-        retention: RetentionSettings,
-        events: Events,
+        kept: InboxRetention,
         tell_dead: Told,
+        events: Events,
     ) -> None:
         self._inbox = inbox
         self._lease = lease
         self._key_window_ms = key_window_ms
-        self._retention = retention
-        self._events = events
+        self._kept = kept
         self._judge = Judge(lease.seconds, self._own_beat)
-        self._takeover = Takeover(inbox, self._judge, tell_dead)
+        self._takeover = Takeover(inbox, self._judge, tell_dead, parked_event(events))
         self._nudged = asyncio.Event()
         self._strangers_at = 0.0
         self.seen = Neighbourhood()
@@ -146,25 +142,7 @@ class Housekeeper:
 
     async def trim(self) -> None:
         """Remove history beyond what is kept."""
-        policies, kept = await read_policies(self._inbox, self._events), self._retention
-        policy = policies.address
-        messages = kept.messages if policy.history_messages is None else policy.history_messages
-        most_bytes = kept.bytes if policy.history_bytes is None else policy.history_bytes
-        age = kept.age if policy.history_age is None else policy.history_age
-        more = True
-        while more:
-            # A sixth each: an address has six streams.
-            _, more = await self._inbox.trim(messages, milliseconds(age, "age"), most_bytes // len(SOURCES))
-            await asyncio.sleep(0)
-
-
-async def read_policies(inbox: Inbox, events: Events) -> Policies:
-    """Return what is declared for an address; a policy written by hand that is none counts as absent."""
-    try:
-        return Policies.from_fields(await inbox.policy_fields())
-    except InvalidValue as error:
-        events.emit("policy_ignored", inbox.address, f"{inbox.keys.policy}: {error}")
-        return NO_POLICIES
+        await self._kept.trim()
 
 
 class Nudges:

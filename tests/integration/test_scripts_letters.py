@@ -7,11 +7,11 @@ import json
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from agentbus.broker.dead_letters import LetterBox, RawLetter
-from agentbus.dead_letters.letter import read_state
 
+from agentbus.broker.dead_letters import LetterBox, RawLetter, server_ms
 from agentbus.broker.inbox import Burial
 from agentbus.broker.inspection import inspect_inbox
+from agentbus.dead_letters.letter import read_state
 from agentbus.testing import BrokerForTests
 from tests.inboxes import WINDOW_MS, InboxBench, bench, ids
 
@@ -103,8 +103,11 @@ async def test_a_retry_ends_before_a_call_has_moved_too_many_bytes_and_goes_on(o
 
 
 async def test_an_expired_letter_that_somebody_retries_is_handed_out(on: InboxBench) -> None:
-    (letter,) = await buried(on, 1, ttl=1)
-    await asyncio.sleep(0.01)
+    (letter,) = await buried(on, 1, ttl=200)
+    (raw,) = await all_letters(on)
+    expires = read_state(raw)["expires"]
+    while await server_ms(on.broker) <= expires:
+        await asyncio.sleep(0.01)
     await box_of(on).retry([letter], "ann")
     (entry,) = await on.fetch()
     assert "expires" not in json.loads(entry.state)

@@ -16,19 +16,9 @@ from agentbus.cli.output import age, count, moment, plural
 from agentbus.errors import InvalidTopic
 
 COMMANDS = (
-    "up",
-    "down",
-    "pub",
-    "sub",
-    "tail",
-    "inbox",
-    "trace",
-    "doctor",
-    "run",
-    "workers",
-    "policy",
-    "version",
-)
+    "up", "down", "pub", "sub", "tail", "inbox", "trace", "doctor", "run", "workers", "policy",
+    "schedule", "version",
+)  # fmt: skip
 ROOT = Path(__file__).parents[2]
 
 
