@@ -71,8 +71,8 @@ def set_policy(
     \b
     Of an address only:
       limit=1000000   history_messages=10000   history_age=7d   history_bytes=67108864
-      archive=required|may_lose|never
-      dead_limit=100000   dead_age=90d   dead_retries=0   dead_retry_delay=1h
+      history_outcomes=processed,expired   archive=required|may_lose|never
+      dead_limit=100000   dead_age=30d   dead_retries=0   dead_retry_delay=1h
     \b
     Examples:
       agentbus policy set reviewer limit=1000 ttl=10m

@@ -30,6 +30,8 @@ _DEFAULTS: Mapping[str, Any] = {
     "history_age": RetentionSettings().age,
     "history_bytes": RetentionSettings().bytes,
     "archive": "required",
+    "dead_limit": RetentionSettings().dead,
+    "dead_age": RetentionSettings().dead_age,
     "dead_retries": 0,
 }
 
