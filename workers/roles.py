@@ -11,9 +11,10 @@ from workers.reclaim import Reclaim
 from workers.recurring import Recurring
 from workers.retention import Retention
 from workers.role import Role
+from workers.status import Status
 
 #: In the order in which they start.
-ROLES: tuple[type[Role], ...] = (Due, Reclaim, Dead, Recurring, Retention)
+ROLES: tuple[type[Role], ...] = (Due, Reclaim, Dead, Recurring, Retention, Status)
 
 
 def chosen(names: Sequence[str]) -> list[type[Role]]:
