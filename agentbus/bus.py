@@ -49,6 +49,8 @@ from agentbus.settings import (
     embedded_home,
     embedded_server,
 )
+from agentbus.status.reading import last_published, read_status
+from agentbus.status.values import BusStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,6 +344,15 @@ class Bus:
         raises `InvalidTopic`: nothing waits there.
         """
         return await inspect_inbox(self.rooms.broker, self.settings.prefix, parse_inbox(address))
+
+    async def status(self, since: BusStatus | None = None) -> BusStatus:
+        """Return how the whole bus does: every inbox and channel in numbers, the deepest first.
+
+        Rates are those since the status given, or since the last one that a worker published. Nothing is
+        walked through; thousands of addresses take some seconds, in steps that leave the server to others.
+        """
+        broker, prefix = self.rooms.broker, self.settings.prefix
+        return await read_status(broker, prefix, since or await last_published(broker, prefix))
 
     async def trace(self, message_id: str, address: str | None = None) -> Trace:
         """Return every place and outcome of one message that is still known.

@@ -12,9 +12,10 @@ from workers.reclaim import Reclaim
 from workers.recurring import Recurring
 from workers.retention import Retention
 from workers.role import Role
+from workers.status import Status
 
 #: In the order in which they start.
-ROLES: tuple[type[Role], ...] = (Due, Reclaim, Dead, Recurring, Archive, Retention)
+ROLES: tuple[type[Role], ...] = (Due, Reclaim, Dead, Recurring, Retention, Archive, Status)
 
 
 def chosen(names: Sequence[str]) -> list[type[Role]]:

@@ -21,6 +21,8 @@ class WorkerSettings:
     drain: float = 10.0
     #: Addresses that one role looks at in a second, so that ten thousand of them do not pin the server.
     addresses_per_second: float = 2_000.0
+    #: Between messages on ``system.bus.status``.
+    status_interval: float = 15.0
     #: The lease of consumers: without a beat for this long they count as dead. As in `AgentSettings`.
     lease: float = 4.0
     #: Between the beginnings of two walks over all inboxes that put back lost announcements, list lanes that
