@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from agentbus.broker.inspection import InboxView, Trace
     from agentbus.bus import Bus
+    from agentbus.dead_letters import BulkRetry, DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetters
     from agentbus.errors import (
         AgentBusError,
         AlreadySettled,
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
         BrokerRefused,
         BrokerUnavailable,
         ConfigurationError,
+        DeadLetterError,
+        DeadLetterResolved,
         Defer,
         DeliveryError,
         DurabilityUnavailable,
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
         MalformedMessage,
         NoBroker,
         NoSuchAgent,
+        NoSuchDeadLetter,
         NoSuchSchedule,
         PolicyConflict,
         PublisherClosed,
@@ -66,11 +70,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "agentbus.broker.inspection": "InboxView Trace",
     "agentbus.bus": "Bus",
+    "agentbus.dead_letters": "BulkRetry DeadLetter DeadLetterFilter DeadLetterPage DeadLetters",
     "agentbus.errors": (
         "AgentBusError AlreadySettled BodyNotSerializable BodyTooLarge BrokerError "
-        "BrokerOutOfMemory BrokerRefused BrokerUnavailable ConfigurationError Defer "
+        "BrokerOutOfMemory BrokerRefused BrokerUnavailable ConfigurationError "
+        "DeadLetterError DeadLetterResolved Defer "
         "DeliveryError DurabilityUnavailable GroupMissing InvalidTopic InvalidValue "
-        "KeyConflict MalformedMessage NoBroker NoSuchAgent NoSuchSchedule PolicyConflict "
+        "KeyConflict MalformedMessage NoBroker NoSuchAgent NoSuchDeadLetter NoSuchSchedule PolicyConflict "
         "PublisherClosed PublishError PublishRefused PublishTimeout QueueFull "
         "Reject RequestError RequestFailed RequestTimeout StaleDelivery "
         "UnsafeBroker WrongKeyType "
@@ -118,11 +124,18 @@ __all__ = [
     "BrokerOutOfMemory",
     "BrokerRefused",
     "BrokerUnavailable",
+    "BulkRetry",
     "Bus",
     "BusSettings",
     "CallNext",
     "ConfigurationError",
     "Context",
+    "DeadLetter",
+    "DeadLetterError",
+    "DeadLetterFilter",
+    "DeadLetterPage",
+    "DeadLetterResolved",
+    "DeadLetters",
     "Defer",
     "Delivery",
     "DeliveryError",
@@ -139,6 +152,7 @@ __all__ = [
     "Middleware",
     "NoBroker",
     "NoSuchAgent",
+    "NoSuchDeadLetter",
     "NoSuchSchedule",
     "Policy",
     "PolicyConflict",

@@ -20,6 +20,7 @@ from agentbus.broker.keys import check_prefix, ticking
 from agentbus.broker.schedules import ScheduleStore
 from agentbus.broker.server import check_safe
 from agentbus.broker.wake import Wake
+from agentbus.dead_letters import DeadLetters
 from agentbus.errors import AgentBusError, ConfigurationError, PolicyConflict
 from agentbus.events import Events
 from agentbus.message.address_policy import Policy
@@ -309,6 +310,20 @@ class Bus:
             await puller.open()
             self._pulls[name] = puller
         return await puller.next(timeout)
+
+    # --- dead letters ---
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """Messages that failed for good: list, retry, edit, resolve and drop them."""
+        limit = self.settings.publisher.message_bytes
+        return DeadLetters(
+            self.rooms.broker,
+            self.settings.prefix,
+            self._sender.agent or "anonymous",
+            lambda topic, body: compose(self._sender, topic, body, {}, limit).text,
+            limit,
+        )
 
     # --- looking ---
 

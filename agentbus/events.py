@@ -11,6 +11,8 @@ to whoever listens. The actions:
 ``late_reply``            an answer came after its request had given up
 ``reply_undeliverable``   the process that asked is gone
 ``dead_letter``           a delivery became a dead letter
+``dead_letters_full``     an address has as many dead letters as it may: what dies is parked, never dropped
+``dead_letters_filling``  an address has nine tenths of the dead letters it may have
 ``discarded``             a delivery was discarded by its policy
 ``durability_degraded``   the server cannot give the default durability
 ``unknown_eviction``      the server does not say whether it evicts keys

@@ -18,7 +18,7 @@ from agentbus.message.message import Message
 from agentbus.receive.delivery import Answer
 from agentbus.receive.lease import clock
 from agentbus.receive.outcome import Outcome
-from agentbus.receive.takeover import Judge, Obituary, Takeover
+from agentbus.receive.takeover import Judge, Obituary, Takeover, parked_event
 from agentbus.send.envelope import Sender
 from agentbus.send.requests import Answers
 from workers.inboxes import my_inboxes
@@ -44,6 +44,7 @@ class Reclaim(Role):
         super().__init__(ground)
         self._judge = Judge(ground.settings.lease, lambda: ground.standing.beat_at)
         self._obituary = Obituary(ground.bus.events, _answer_for(ground))
+        self._tell_parked = parked_event(ground.bus.events)
         self._walker = Walker(ground.bus.rooms.broker)
         #: Those addresses that somebody serves.
         self._watched: dict[str, Takeover] = {}
@@ -102,7 +103,7 @@ class Reclaim(Role):
         return watched
 
     def _takeover(self, inbox: Inbox) -> Takeover:
-        return Takeover(inbox, self._judge, self._obituary.tell)
+        return Takeover(inbox, self._judge, self._obituary.tell, self._tell_parked)
 
     async def visit_strangers(self) -> None:
         """Take from names that are not alive. That needs no judgement: they hold nothing by right."""

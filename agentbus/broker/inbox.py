@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from agentbus.broker.connection import Argument, Broker, Link
-from agentbus.broker.keys import GROUP, InboxKeys, inbox_keys
+from agentbus.broker.keys import GROUP, InboxKeys, archive, inbox_keys
 from agentbus.broker.scripts import Call, load, run
 from agentbus.errors import BrokerRefused, GroupMissing, StaleDelivery, WrongKeyType
 
@@ -85,6 +85,18 @@ class Reclaimed:
     charged: bool
     #: Messages that became dead letters, as JSON text: their askers wait.
     dead: Sequence[bytes]
+    #: How many of them are parked, because the address has as many dead letters as it may.
+    parked: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Burial:
+    """What became of a delivery that failed for good."""
+
+    #: The dead letter; empty when there was no room for it.
+    letter: str
+    #: Server time in ms at which a parked one is looked at again; None when it is a dead letter.
+    parked_until_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +114,7 @@ class Inbox:
         self._broker = broker
         self.address = address
         self.keys: InboxKeys = inbox_keys(prefix, address)
+        self._archive = archive(prefix)
 
     async def _run(
         self, name: str, keys: Sequence[str], *arguments: Argument, link: Link | None = None
@@ -111,13 +124,19 @@ class Inbox:
         except WrongKeyType as error:
             raise await self._named(error) from error
 
+    async def run(self, name: str, keys: Sequence[str], *arguments: Argument) -> Any:
+        """Run a script of another room on this address; errors name the key that has the wrong type."""
+        return await self._run(name, keys, *arguments)
+
     async def _named(self, error: WrongKeyType) -> WrongKeyType:
         """Say which key has the wrong type: the server's own message does not."""
         expected = {
             self.keys.lanes: b"zset", self.keys.due: b"zset", self.keys.delayed: b"hash",
-            self.keys.dead: b"stream", self.keys.ended: b"stream", self.keys.alive: b"hash",
-            self.keys.started: b"hash", self.keys.outcomes: b"stream", self.keys.ledger: b"hash",
-            self.keys.policy: b"hash", **dict.fromkeys(self.keys.sources, b"stream"),
+            self.keys.dead: b"stream", self.keys.resolved: b"stream", self.keys.ended: b"stream",
+            self.keys.archived: b"hash", self.keys.retention: b"hash", self.keys.alive: b"hash",
+            self.keys.started: b"hash",
+            self.keys.outcomes: b"stream", self.keys.ledger: b"hash", self.keys.policy: b"hash",
+            **dict.fromkeys(self.keys.sources, b"stream"),
         }  # fmt: skip
         types = await self._broker.pipeline([("TYPE", key) for key in expected])
         wrong = [
@@ -234,16 +253,21 @@ class Inbox:
 
     async def bury(
         self, consumer: str, entry: RawEntry, reason: str, detail: str, failure: str, max_retries: int
-    ) -> str | None:
-        """Make a delivery a dead letter; returns its id, or None when it was settled before."""
+    ) -> Burial | None:
+        """Make a delivery a dead letter, parked if there is no room; None when it was settled before."""
         keys = self.keys
         reply = await self._run(
             "bury",
-            (keys.alive, keys.ledger, keys.dead, keys.outcomes, keys.sources[entry.source]),
-            consumer, entry.entry_id, entry.source, reason, detail, failure, max_retries,
+            (
+                keys.alive, keys.ledger, keys.dead, keys.outcomes, keys.sources[entry.source],
+                keys.due, keys.delayed, keys.resolved, keys.policy,
+            ),
+            consumer, entry.entry_id, entry.source, reason, detail, failure, max_retries, keys.nudge,
         )  # fmt: skip
         self._check(reply)
-        return reply[1].decode() if reply[0] == b"buried" else None
+        if reply[0] == b"parked":
+            return Burial("", int(reply[1]))
+        return Burial(reply[1].decode()) if reply[0] == b"buried" else None
 
     async def release(self, consumer: str, entries: Mapping[int, Iterable[bytes]]) -> int:
         """Hand deliveries back at once, nothing spent; returns how many were still held."""
@@ -277,7 +301,7 @@ class Inbox:
             "promote",
             (
                 keys.ledger, keys.due, keys.delayed, keys.lanes, keys.outcomes, keys.keys_even, keys.keys_odd,
-                keys.keys_due, keys.ended, *keys.sources,
+                keys.keys_due, keys.ended, *keys.sources, keys.dead, keys.resolved, keys.policy,
             ),
             most, window_ms,
         )  # fmt: skip
@@ -289,12 +313,16 @@ class Inbox:
         """Take what a dead consumer held, one step; ``seen_beat`` '' = its name is not in ``alive``."""
         keys = self.keys
         reply = await self._run(
-            "reclaim", (keys.alive, keys.started, keys.ledger, keys.dead, keys.outcomes, *keys.sources),
-            consumer, seen_beat, RECLAIM_STEP, FATAL_CRASHES, int(charge),
+            "reclaim",
+            (
+                keys.alive, keys.started, keys.ledger, keys.dead, keys.outcomes, *keys.sources,
+                keys.due, keys.delayed, keys.resolved, keys.policy,
+            ),
+            consumer, seen_beat, RECLAIM_STEP, FATAL_CRASHES, int(charge), keys.nudge,
         )  # fmt: skip
         if reply[0] == b"alive":
             return None
-        return Reclaimed(int(reply[1]), reply[2] == 1, reply[3] == 1, tuple(reply[5::2]))
+        return Reclaimed(int(reply[1]), reply[2] == 1, reply[3] == 1, tuple(reply[5:]), int(reply[4]))
 
     async def make_groups(self) -> bool:
         """Create streams and groups that were deleted; returns whether any was missing."""
@@ -313,13 +341,23 @@ class Inbox:
         """Return the call behind `sweep`, for sweeping many inboxes at once."""
         return Call(load("sweep"), (self.keys.lanes, *self.keys.sources, self.keys.ledger), ())
 
-    async def trim(self, messages: int, age_ms: int, most_bytes: int) -> tuple[int, bool]:
-        """Remove ended entries beyond the history kept; returns how many, and whether there are more."""
+    async def trim(
+        self, messages: int, age_ms: int, most_bytes: int, archived_only: bool = False
+    ) -> tuple[int, bool]:
+        """Remove ended entries beyond the history kept; returns how many, and whether there are more.
+
+        ``archived_only``: nothing goes that the archive has not committed.
+        """
         keys = self.keys
         reply = await self._run(
-            "trim", (keys.outcomes, *keys.sources), messages, age_ms, most_bytes, TRIM_STEP
-        )
+            "trim", (keys.outcomes, *keys.sources, keys.archived),
+            messages, age_ms, most_bytes, TRIM_STEP, int(archived_only),
+        )  # fmt: skip
         return int(reply[0]), reply[1] == 1
+
+    async def archive_is_on(self) -> bool:
+        """Whether this deployment archives: then history waits for it."""
+        return bool(await self._broker.execute("HGET", self._archive, "on") == b"1")
 
     async def beats(self) -> dict[str, str]:
         """Return consumer to beat, as the server has it now."""

@@ -24,6 +24,7 @@ from agentbus.errors import (
     InvalidValue,
     NoBroker,
     NoSuchAgent,
+    NoSuchDeadLetter,
     NoSuchSchedule,
     PublishTimeout,
     RequestTimeout,
@@ -51,6 +52,7 @@ _NO_BROKER = """no broker. Two ways out:
 _CODES: tuple[tuple[type[AgentBusError], int], ...] = (
     (InvalidValue, USAGE),
     (NoSuchAgent, NOT_FOUND),
+    (NoSuchDeadLetter, NOT_FOUND),
     (NoSuchSchedule, NOT_FOUND),
     (NoBroker, UNAVAILABLE),
     (BrokerUnavailable, UNAVAILABLE),

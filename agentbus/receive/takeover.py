@@ -20,6 +20,8 @@ from agentbus.receive.outcome import Kind, Outcome
 
 #: Told of each dead letter that a takeover made: the inbox, and the messages as JSON text.
 Told = Callable[[Inbox, Sequence[bytes]], Awaitable[None]]
+#: Told of dead letters that found no room: the address, and how many.
+ToldParked = Callable[[str, int], None]
 #: Returns when the last of this process's own beats that was answered was sent, on `lease.clock`; None when
 #: it has lost its right to judge.
 OwnBeat = Callable[[], float | None]
@@ -56,8 +58,11 @@ class Judge:
 class Takeover:
     """Takes over from the dead of one address."""
 
-    def __init__(self, inbox: Inbox, judge: Judge, tell_dead: Told) -> None:
+    def __init__(
+        self, inbox: Inbox, judge: Judge, tell_dead: Told, tell_parked: ToldParked | None = None
+    ) -> None:
         self._inbox = inbox
+        self._tell_parked = tell_parked
         self._judge = judge
         self._tell_dead = tell_dead
         self._observations = Observations(judge.lease_seconds)
@@ -93,10 +98,21 @@ class Takeover:
             moved += step.moved
             if step.dead:
                 await self._tell_dead(self._inbox, step.dead)
+            if step.parked and self._tell_parked is not None:
+                self._tell_parked(self._inbox.address, step.parked)
             if not step.more:
                 break
             step = await self._inbox.reclaim(consumer, "", charge=step.charged)
         return moved
+
+
+def parked_event(events: Events) -> ToldParked:
+    """Return what says that dead letters found no room."""
+
+    def tell(address: str, count: int) -> None:
+        events.emit("dead_letters_full", address, f"{count} dead letters are parked until there is room")
+
+    return tell
 
 
 class Obituary:

@@ -241,7 +241,7 @@ class _Search:
             self.places.append(
                 Place(
                     self._keys.address, "due", "due", due_id, int(float(score)) if score else None, None, "",
-                    f"goes to {'returned' if kept.get('held') else kept.get('lane', 'normal')}",
+                    _next_place(kept),
                     _count(kept.get("attempt")), kept,
                 )
             )  # fmt: skip
@@ -325,7 +325,7 @@ class _Record:
         entries = tuple(
             (name.decode(errors="replace"), held_id)
             for name, value in zip(flat[::2], flat[1::2], strict=True)
-            if name not in (b"consumer", b"outcome", b"message_id")
+            if name not in (b"consumer", b"outcome", b"message_id", b"count")
             for held_id in value.decode(errors="replace").split()
         )
         message_id = named.get("message_id")
@@ -341,6 +341,12 @@ class _Record:
 def _count(value: Any) -> int:
     """Return a counter of a state; one that somebody wrote by hand reads as 0, as in the scripts."""
     return value if type(value) is int and value >= 0 else 0
+
+
+def _next_place(state: Mapping[str, Any]) -> str:
+    if state.get("parked"):
+        return "a dead letter that waits for room"
+    return f"goes to {'returned' if state.get('held') else state.get('lane', 'normal')}"
 
 
 def _decoded(text: bytes) -> Message | None:

@@ -1,18 +1,23 @@
 #!lua flags=allow-oom
 --@include clock
 --@include entry
+--@include due
+--@include letters
 --@include window
 -- Moves messages that came due to where they are read.
 --
 -- KEYS   1 ledger   2 due   3 delayed   4 lanes   5 outcomes   6 keys:0   7 keys:1   8 keys:due
---        9 ended   10 returned   11..15 lane:critical .. lane:background
+--        9 ended   10 returned   11..15 lane:critical .. lane:background   16 dead   17 resolved
+--        18 policy
 -- ARGV   1 most messages   2 window of keys (ms)
 -- Returns {how many moved, next due time in ms or '', server time in ms, how many more are due now (0 or 1),
 --         how late the latest of those that moved was (ms)}
 --
 -- A delayed message goes to its lane; one that a consumer held (a retry, a deferral) goes to `returned`, so
 -- that a long backlog does not swallow it; one that has expired goes to `ended`, where its end can be read.
--- The XADD wakes parked readers by itself. Each item is added, then removed, before the next is touched.
+-- The XADD wakes parked readers by itself. Each item is added, then removed, before the next is touched. A
+-- dead letter that was parked for want of room becomes one now, or is parked again; it is not handed out,
+-- because it has failed for good.
 local ALLOWANCE = {critical = -600000, high = 0, normal = 2000, low = 30000, background = 300000}
 local PLACE = {critical = 11, high = 12, normal = 13, low = 14, background = 15}
 -- Bodies moved in one call: a step must not hold up the server.
@@ -44,6 +49,15 @@ local function move(id, message, state)
   return true
 end
 
+-- True when it is a dead letter now; false when there is still no room.
+local function bury_parked(id, message, state)
+  if not dead_room(KEYS[16], KEYS[17], KEYS[18], KEYS[1]) then return false end
+  if message == '' then message = nil end
+  if failed(add_letter(KEYS[16], state.parked, message, state)) then return false end
+  redis.call('XADD', KEYS[5], '*', 'consumer', '', 'outcome', 'dead', 'due', id)
+  return true
+end
+
 -- Its state stays as it is: history shows it with the message.
 local function expire(message, text)
   local added = redis.pcall('XADD', KEYS[9], '*', 'message', message, 'state', text, 'outcome', 'expired')
@@ -66,6 +80,13 @@ for i = 1, #due, 2 do
     -- Somebody deleted the body by hand: say so and go on, or this item would be tried for ever.
     redis.call('HINCRBY', KEYS[1], 'vanished', 1)
     forget(id, state)
+  elseif type(state.parked) == 'table' then
+    bytes = bytes + #found[1]
+    if bury_parked(id, found[1], state) then
+      forget(id)
+    else
+      redis.call('ZADD', KEYS[2], now + PARKED_MS, id)
+    end
   elseif ends_unseen(found[1], state, now) and expire(found[1], found[2]) then
     forget(id, state)
     bytes = bytes + #found[1]
