@@ -18,8 +18,8 @@ _LONGEST_DELAY = 0.3
 def _delay_answers() -> None:
     due = ScheduleStore.due
 
-    async def due_late(store: ScheduleStore, address: str, most: int) -> DueTicks:
-        found = await due(store, address, most)
+    async def due_late(self: ScheduleStore, address: str, most: int, skipped: int = 0) -> DueTicks:
+        found = await due(self, address, most, skipped)
         await asyncio.sleep(random.uniform(0.0, _LONGEST_DELAY))
         return found
 
