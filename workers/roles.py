@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agentbus.errors import ConfigurationError
+from workers.archive import Archive
 from workers.dead import Dead
 from workers.due import Due
 from workers.reclaim import Reclaim
@@ -13,7 +14,7 @@ from workers.retention import Retention
 from workers.role import Role
 
 #: In the order in which they start.
-ROLES: tuple[type[Role], ...] = (Due, Reclaim, Dead, Recurring, Retention)
+ROLES: tuple[type[Role], ...] = (Due, Reclaim, Dead, Recurring, Archive, Retention)
 
 
 def chosen(names: Sequence[str]) -> list[type[Role]]:
@@ -21,5 +22,5 @@ def chosen(names: Sequence[str]) -> list[type[Role]]:
     known = {role.name: role for role in ROLES}
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ConfigurationError(f"no role is called {unknown[0]!r}; there are {', '.join(known)}")
+        raise ConfigurationError(f"no role is called {unknown[0]!r}; there are {', '.join(known) or 'none'}")
     return [role for role in ROLES if not names or role.name in names]

@@ -58,17 +58,17 @@ class Stage:
         """Kill one after the other at any instruction, or freeze it in the middle of what it does."""
         while True:
             await asyncio.sleep(self._random.uniform(0.2, 0.5))
-            victim = self._living.pop(self._random.randrange(len(self._living)))
+            victim = self._random.choice(self._living)
             if self._random.random() < 0.3:
                 self.freezes += 1
                 victim.send_signal(signal.SIGSTOP)
                 await asyncio.sleep(0.4)
                 victim.send_signal(signal.SIGCONT)
-                self._living.append(victim)
                 continue
             self.kills += 1
             victim.kill()
             victim.wait()
+            self._living.remove(victim)
             self.start(self._random.choice(SKEWS))
 
 
