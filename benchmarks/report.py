@@ -129,8 +129,8 @@ def _revival(results: Results) -> str:
     return (
         f"{found.letters:,} dead letters of one inbox were retried at {found.retry_rate:,.0f} a second while "
         f"fresh messages came to the same inbox; one process published, one handled both. Fresh messages "
-        f"handled: {found.fresh_before:,.0f} a second before, {found.fresh_beside:,.0f} meanwhile. The ledger "
-        f"{'closes' if found.closes else 'does not close'}."
+        f"handled: {found.fresh_before:,.0f} a second before, {found.fresh_beside:,.0f} meanwhile. "
+        f"The ledger {'closes' if found.closes else 'does not close'}."
     )
 
 

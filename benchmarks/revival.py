@@ -12,6 +12,7 @@ from .processes import talking
 from .results import Revival
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from .processes import Side
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 FLOW = 20_000
 """Fresh messages a second."""
+RETRIED = 5_000
+"""Dead letters a second."""
 START_LIMIT, LIMIT = 60.0, 120.0
 MARGIN = 1.1
 """The letters are retried a little faster than the flow lasts, so that all of it is beside them."""
@@ -33,19 +36,15 @@ class Scene:
     folder: Path
     letters: int
     flow: int = FLOW
-    seconds: float = 10.0
-
-    @property
-    def fresh(self) -> int:
-        return int(self.flow * self.seconds)
+    seconds: float = 20.0
+    """Length of the flow beside which the letters are retried; without them a quarter of it is enough."""
 
 
 async def measure(runner: Runner) -> Revival:
     """Play it on the broker of the run."""
     await runner.state.clean()
     letters = runner.plan.letters
-    # As long for a tenth of the letters as for a tenth of the time, so that the load is the same.
-    scene = Scene(runner.addresses["redis"], runner.root, runner.folder, letters, seconds=letters / 10_000)
+    scene = Scene(runner.addresses["redis"], runner.root, runner.folder, letters, seconds=letters / RETRIED)
     found = await play(scene)
     runner.say(
         f"revival  {found.letters:,} dead letters retried at {found.retry_rate:,.0f}/s: fresh messages "
@@ -58,17 +57,15 @@ async def measure(runner: Runner) -> Revival:
 async def play(scene: Scene) -> Revival:
     """The flow alone, then the same flow while the letters are retried."""
     async with AsyncExitStack() as stack:
-        publisher, consumer, retrier = [
-            await stack.enter_async_context(_part(scene, part))
-            for part in ("publisher", "consumer", "retrier")
-        ]
-        await _flow(scene, publisher, consumer)  # warms up everything, and does not count
-        before, _ = await _flow(scene, publisher, consumer)
+        parts = [await stack.enter_async_context(_part(scene, number)) for number in range(3)]
+        publisher, consumer, retrier = parts
+        await _flow(scene, publisher, consumer, 1.0)  # warms up everything, and does not count
+        before, _ = await _flow(scene, publisher, consumer, scene.seconds / 4)
         await retrier.ask("fill", count=scene.letters, limit=LIMIT)
         rate = int(scene.letters / scene.seconds * MARGIN)
         retrying = asyncio.create_task(retrier.ask("retry", size=rate, limit=LIMIT))
         try:
-            beside, handled = await _flow(scene, publisher, consumer, old=scene.letters)
+            beside, handled = await _flow(scene, publisher, consumer, scene.seconds, scene.letters)
             retried = await retrying
         finally:
             retrying.cancel()
@@ -81,17 +78,20 @@ async def play(scene: Scene) -> Revival:
     )
 
 
-async def _flow(scene: Scene, publisher: Side, consumer: Side, old: int = 0) -> tuple[float, dict[str, Any]]:
+async def _flow(
+    scene: Scene, publisher: Side, consumer: Side, seconds: float, old: int = 0
+) -> tuple[float, dict[str, Any]]:
     """Fresh messages handled a second while they flow, and what the consumer has to tell."""
-    serving = asyncio.create_task(consumer.ask("serve", count=scene.fresh, size=old, limit=LIMIT))
+    fresh = int(scene.flow * seconds)
+    serving = asyncio.create_task(consumer.ask("serve", count=fresh, size=old, limit=LIMIT))
     try:
-        await publisher.ask("flow", count=scene.fresh, size=scene.flow, limit=LIMIT)
+        await publisher.ask("flow", count=fresh, size=scene.flow, limit=LIMIT)
         handled = await serving
     finally:
         serving.cancel()
-    return scene.fresh / handled["seconds"], handled
+    return fresh / handled["seconds"], handled
 
 
-def _part(scene: Scene, part: str) -> Any:
+def _part(scene: Scene, number: int) -> AbstractAsyncContextManager[Side]:
     command = (sys.executable, "-m", "benchmarks.revival_side", scene.address, "revival")
-    return talking(command, scene.root, scene.folder / f"revival-{part}.log", START_LIMIT)
+    return talking(command, scene.root, scene.folder / f"revival-{number}.log", START_LIMIT)
