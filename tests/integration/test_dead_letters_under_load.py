@@ -1,4 +1,4 @@
-"""A tenth of the benchmark: dead letters retried beside fresh traffic, with a bound that noise does not reach."""
+"""A tenth of the benchmark: dead letters retried beside fresh traffic; noise does not reach the bound."""
 
 from __future__ import annotations
 
