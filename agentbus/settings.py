@@ -16,6 +16,7 @@ SERVER_VARIABLE = "AGENTBUS_SERVER"
 HOME_VARIABLE = "AGENTBUS_HOME"
 
 ARCHIVE_VARIABLE = "AGENTBUS_ARCHIVE"
+ARCHIVE_KEEP_VARIABLE = "AGENTBUS_ARCHIVE_KEEP"
 
 EMBEDDED_URL = "embedded://"
 
@@ -94,6 +95,20 @@ class RetentionSettings:
     age: Duration = 7 * 86_400.0
     #: Bytes per address.
     bytes: int = 64 * 1024 * 1024
+    #: Messages per channel; their age and bytes as above.
+    channel_messages: int = 100_000
+    #: Dead letters per address; the resolved ones among them go first.
+    dead: int = 100_000
+    #: How long a dead letter waits for a person before it is discarded, and how long a resolved one stays.
+    dead_age: Duration = 30 * 86_400.0
+
+    def __post_init__(self) -> None:
+        for name in ("messages", "bytes", "channel_messages", "dead"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise InvalidValue(name, f"must be a whole number of 0 or more, not {value!r}")
+        for name in ("age", "dead_age"):
+            milliseconds(getattr(self, name), name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +156,14 @@ def embedded_home() -> str | None:
 def archive_dsn() -> str | None:
     """Return the PostgreSQL connection string that the environment gives the archive, if any."""
     return os.environ.get(ARCHIVE_VARIABLE) or None
+
+
+def archive_keep() -> Duration | None:
+    """Return how long the environment tells the archive to keep what it has; None = for ever."""
+    keep = os.environ.get(ARCHIVE_KEEP_VARIABLE) or None
+    if keep is not None and milliseconds(keep, ARCHIVE_KEEP_VARIABLE) == 0:
+        raise InvalidValue(ARCHIVE_KEEP_VARIABLE, "must be longer than zero; leave it out to keep everything")
+    return keep
 
 
 def editor() -> str | None:

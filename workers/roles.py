@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agentbus.errors import ConfigurationError
+from workers.archive import Archive
 from workers.dead import Dead
 from workers.due import Due
 from workers.reclaim import Reclaim
 from workers.recurring import Recurring
+from workers.retention import Retention
 from workers.role import Role
 
 #: In the order in which they start.
-ROLES: tuple[type[Role], ...] = (Due, Reclaim, Dead, Recurring)
+ROLES: tuple[type[Role], ...] = (Due, Reclaim, Dead, Recurring, Archive, Retention)
 
 
 def chosen(names: Sequence[str]) -> list[type[Role]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from agentbus.broker.connection import Argument, Broker, Link
-from agentbus.broker.keys import GROUP, InboxKeys, inbox_keys
+from agentbus.broker.keys import GROUP, InboxKeys, archive, inbox_keys
 from agentbus.broker.scripts import Call, load, run
 from agentbus.errors import BrokerRefused, GroupMissing, StaleDelivery, WrongKeyType
 
@@ -114,6 +114,7 @@ class Inbox:
         self._broker = broker
         self.address = address
         self.keys: InboxKeys = inbox_keys(prefix, address)
+        self._archive = archive(prefix)
 
     async def _run(
         self, name: str, keys: Sequence[str], *arguments: Argument, link: Link | None = None
@@ -123,13 +124,19 @@ class Inbox:
         except WrongKeyType as error:
             raise await self._named(error) from error
 
+    async def run(self, name: str, keys: Sequence[str], *arguments: Argument) -> Any:
+        """Run a script of another room on this address; errors name the key that has the wrong type."""
+        return await self._run(name, keys, *arguments)
+
     async def _named(self, error: WrongKeyType) -> WrongKeyType:
         """Say which key has the wrong type: the server's own message does not."""
         expected = {
             self.keys.lanes: b"zset", self.keys.due: b"zset", self.keys.delayed: b"hash",
-            self.keys.dead: b"stream", self.keys.ended: b"stream", self.keys.alive: b"hash",
-            self.keys.started: b"hash", self.keys.outcomes: b"stream", self.keys.ledger: b"hash",
-            self.keys.policy: b"hash", **dict.fromkeys(self.keys.sources, b"stream"),
+            self.keys.dead: b"stream", self.keys.resolved: b"stream", self.keys.ended: b"stream",
+            self.keys.archived: b"hash", self.keys.retention: b"hash", self.keys.alive: b"hash",
+            self.keys.started: b"hash",
+            self.keys.outcomes: b"stream", self.keys.ledger: b"hash", self.keys.policy: b"hash",
+            **dict.fromkeys(self.keys.sources, b"stream"),
         }  # fmt: skip
         types = await self._broker.pipeline([("TYPE", key) for key in expected])
         wrong = [
@@ -334,13 +341,23 @@ class Inbox:
         """Return the call behind `sweep`, for sweeping many inboxes at once."""
         return Call(load("sweep"), (self.keys.lanes, *self.keys.sources, self.keys.ledger), ())
 
-    async def trim(self, messages: int, age_ms: int, most_bytes: int) -> tuple[int, bool]:
-        """Remove ended entries beyond the history kept; returns how many, and whether there are more."""
+    async def trim(
+        self, messages: int, age_ms: int, most_bytes: int, archived_only: bool = False
+    ) -> tuple[int, bool]:
+        """Remove ended entries beyond the history kept; returns how many, and whether there are more.
+
+        ``archived_only``: nothing goes that the archive has not committed.
+        """
         keys = self.keys
         reply = await self._run(
-            "trim", (keys.outcomes, *keys.sources), messages, age_ms, most_bytes, TRIM_STEP
-        )
+            "trim", (keys.outcomes, *keys.sources, keys.archived),
+            messages, age_ms, most_bytes, TRIM_STEP, int(archived_only),
+        )  # fmt: skip
         return int(reply[0]), reply[1] == 1
+
+    async def archive_is_on(self) -> bool:
+        """Whether this deployment archives: then history waits for it."""
+        return bool(await self._broker.execute("HGET", self._archive, "on") == b"1")
 
     async def beats(self) -> dict[str, str]:
         """Return consumer to beat, as the server has it now."""

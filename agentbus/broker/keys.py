@@ -103,7 +103,7 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "stream",
         "Messages that ended elsewhere than in a lane (expired while due, dropped dead letters): `message`, "
         "`state`, `outcome`. History, as the ended entries of a lane are; no consumer group.",
-        "promote, drop",
+        "promote, drop, lapse",
         "trimmed with the lanes",
     ),
     KeyInfo(
@@ -127,8 +127,17 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         f"{_ADDRESS}archived",
         "hash",
         "How far the archive has taken this address: stream name (`outcomes`, `log`) to entry id. Nothing "
-        "beyond it is trimmed while an archive is on.",
+        "beyond it is trimmed while an archive is on; `border` (JSON) says where that is in each lane, "
+        "`next` where it will be when the archive comes to `mark`.",
         "archived",
+        "as long as the address",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}retention",
+        "hash",
+        "How far retention has come: `pruned` (the last record of `outcomes` it has read, for the list in "
+        "`pruned_for`), and what the archive has surely taken of `ended` and `resolved` (`mark…`, `safe:…`).",
+        "prune, trim_ended",
         "as long as the address",
     ),
     KeyInfo(
@@ -178,8 +187,9 @@ CATALOGUE: tuple[KeyInfo, ...] = (
     KeyInfo(
         f"{_ADDRESS}outcomes",
         "stream",
-        "One record per settlement batch: `consumer`, `outcome`, and per stream the entry ids that ended so.",
-        "settle, postpone, bury, release, reclaim, promote, fetch, retry_letter, resolve, drop",
+        "One record per settlement batch: `consumer`, `outcome`, and per stream the entry ids that ended so; "
+        "`count` when only so many of them did.",
+        "settle, postpone, bury, release, reclaim, promote, fetch, lapse, retry_letter, resolve, drop",
         "trimmed with the lanes",
     ),
     KeyInfo(
@@ -188,8 +198,9 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "Counters: accepted, processed, expired, cancelled, discarded, resolved, moved; the transitions "
         "retried, deferred, bounced, released, reclaimed, parked, redriven; vanished; `added:<stream>` "
         "(entries that scripts added); `handmade` (entries that no script added, as of the last sweep); "
-        "`served` (when somebody first served the address, ms); `announced` (how far its dead letters were "
-        "announced, ms).",
+        "`served` (when somebody first served the address, ms); `archived`, `archive_missing`, and "
+        "`archiving` (1 where ended messages count against the limit until they are archived); `announced` "
+        "(how far its dead letters were announced, ms).",
         "every script",
         "as long as the address",
     ),
@@ -284,6 +295,7 @@ class InboxKeys:
     schedules: str
     ticks: str
     archived: str
+    retention: str
     alive: str
     started: str
     keys_even: str
@@ -319,6 +331,7 @@ def inbox_keys(prefix: str, address: str) -> InboxKeys:
         schedules=root + "schedules",
         ticks=root + "ticks",
         archived=root + "archived",
+        retention=root + "retention",
         alive=root + "alive",
         started=root + "started",
         keys_even=root + "keys:0",

@@ -14,14 +14,11 @@ from dataclasses import dataclass
 
 from agentbus.broker.connection import Broker, Link
 from agentbus.broker.inbox import Inbox
-from agentbus.broker.keys import SOURCES
-from agentbus.errors import BrokerError, InvalidValue
+from agentbus.broker.retention import InboxRetention
+from agentbus.errors import BrokerError
 from agentbus.events import Events
-from agentbus.message.address_policy import Policy
-from agentbus.message.durations import milliseconds
 from agentbus.receive.lease import Lease, clock
 from agentbus.receive.takeover import Judge, Takeover, Told, parked_event
-from agentbus.settings import RetentionSettings
 
 #: Seconds between looks at the beats of others.
 PATROL_INTERVAL = 0.5
@@ -31,8 +28,6 @@ SWEEP_INTERVAL = 1.0
 TRIM_INTERVAL = 5.0
 #: The longest pause of the timer for due messages; a nudge or a nearer due time shortens it.
 DUE_INTERVAL = 1.0
-
-NO_POLICY = Policy()
 
 
 @dataclass(slots=True)
@@ -53,15 +48,14 @@ class Housekeeper:
         inbox: Inbox,
         lease: Lease,
         key_window_ms: int,
-        retention: RetentionSettings,
-        events: Events,
+        kept: InboxRetention,
         tell_dead: Told,
+        events: Events,
     ) -> None:
         self._inbox = inbox
         self._lease = lease
         self._key_window_ms = key_window_ms
-        self._retention = retention
-        self._events = events
+        self._kept = kept
         self._judge = Judge(lease.seconds, self._own_beat)
         self._takeover = Takeover(inbox, self._judge, tell_dead, parked_event(events))
         self._nudged = asyncio.Event()
@@ -148,24 +142,7 @@ class Housekeeper:
 
     async def trim(self) -> None:
         """Remove history beyond what is kept."""
-        policy, kept = await read_policy(self._inbox, self._events), self._retention
-        messages = kept.messages if policy.history_messages is None else policy.history_messages
-        most_bytes = kept.bytes if policy.history_bytes is None else policy.history_bytes
-        age = kept.age if policy.history_age is None else policy.history_age
-        more = True
-        while more:
-            # A sixth each: an address has six streams.
-            _, more = await self._inbox.trim(messages, milliseconds(age, "age"), most_bytes // len(SOURCES))
-            await asyncio.sleep(0)
-
-
-async def read_policy(inbox: Inbox, events: Events) -> Policy:
-    """Return the declared policy of an address; one written by hand that is none counts as absent."""
-    try:
-        return Policy.from_fields(await inbox.policy_fields())
-    except InvalidValue as error:
-        events.emit("policy_ignored", inbox.address, f"{inbox.keys.policy}: {error}")
-        return NO_POLICY
+        await self._kept.trim()
 
 
 class Nudges:

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from agentbus.broker.connection import Broker
 from agentbus.broker.inbox import Inbox, RawEntry
 from agentbus.broker.keys import SOURCES, addresses
+from agentbus.broker.policies import NO_POLICY, read_policy
+from agentbus.broker.retention import InboxRetention
 from agentbus.broker.wake import Announcer
 from agentbus.errors import (
     BrokerError,
@@ -35,7 +37,7 @@ from agentbus.receive.agent import Agent
 from agentbus.receive.audit import Audit
 from agentbus.receive.delivery import Delivery, Source
 from agentbus.receive.execution import Execution
-from agentbus.receive.housekeeping import NO_POLICY, Housekeeper, Nudges, read_policy
+from agentbus.receive.housekeeping import Housekeeper, Nudges
 from agentbus.receive.intake import Intake
 from agentbus.receive.lease import Heart, Lease, clock
 from agentbus.receive.outcome import RELEASED, Kind, Outcome
@@ -66,6 +68,10 @@ class Grounds:
     gate: SuspectGate
     retention: RetentionSettings
     key_window_ms: int
+
+    def retention_of(self, inbox: Inbox) -> InboxRetention:
+        """Return what trims an inbox."""
+        return InboxRetention(self.broker, inbox, self.retention, self.events)
 
 
 def consumer_name(agent: str) -> str:
@@ -110,7 +116,12 @@ class Incarnation:
         )  # fmt: skip
         self.housekeepers = {
             inbox.address: Housekeeper(
-                inbox, self.lease, grounds.key_window_ms, grounds.retention, grounds.events, tell_dead
+                inbox,
+                self.lease,
+                grounds.key_window_ms,
+                grounds.retention_of(inbox),
+                tell_dead,
+                grounds.events,
             )
             for inbox in inboxes
         }

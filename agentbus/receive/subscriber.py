@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from agentbus.broker.policies import NO_POLICY
 from agentbus.errors import BrokerUnavailable
 from agentbus.message.address_policy import Policy
 from agentbus.message.backoff import Backoff
@@ -12,7 +13,6 @@ from agentbus.receive.agent import Agent
 from agentbus.receive.context import Publish
 from agentbus.receive.delivery import Answer
 from agentbus.receive.execution import Execution, Surroundings
-from agentbus.receive.housekeeping import NO_POLICY
 from agentbus.receive.incarnation import Grounds, Incarnation
 from agentbus.receive.takeover import Obituary
 

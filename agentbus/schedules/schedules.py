@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
 
 from agentbus.broker.schedules import SELF_TIMED, ScheduleState, ScheduleStore, StoredSchedule
@@ -17,7 +17,7 @@ from agentbus.message.topics import Destination, Topic, check_name, parse_addres
 from agentbus.schedules.definition import Definition, template_of
 from agentbus.schedules.misfire import Misfire
 from agentbus.schedules.schedule import Schedule, schedule_of, split_id
-from agentbus.schedules.spec import first_tick, next_tick, parse_spec
+from agentbus.schedules.spec import first_tick, next_tick, parse_spec, upcoming
 from agentbus.schedules.zones import time_zone
 
 #: Addresses asked at once whether they have schedules.
@@ -144,10 +144,7 @@ class Schedules:
 
     async def get(self, schedule_id: str) -> Schedule:
         """Return one schedule; raises `NoSuchSchedule`."""
-        address, name = split_id(schedule_id)
-        stored = await self._store.read(address, name)
-        if stored is None:
-            raise NoSuchSchedule(f"there is no schedule {schedule_id} (any more)")
+        stored = await self._read(schedule_id)
         return schedule_of(stored)
 
     async def pause(self, schedule_id: str) -> Schedule:
@@ -164,26 +161,43 @@ class Schedules:
 
         Raises `NoSuchSchedule`, and `InvalidValue` when no tick is left.
         """
-        address, name = split_id(schedule_id)
-        found = await self._store.read(address, name)
-        if found is None:
-            raise NoSuchSchedule(f"there is no schedule {schedule_id} (any more)")
+        found = await self._read(schedule_id)
         definition = Definition.from_json(found.definition)
         next_ms = next_tick(definition.spec(), await self._store.server_ms(), definition.expires_at)
         if next_ms is None:
             if found.state.enabled and found.state.ended_at is None:
                 return schedule_of(found)
             raise InvalidValue("id", f"{schedule_id} has no tick left; cancel it, and add a new one")
-        self._check(schedule_id, await self._store.resume(address, name, next_ms))
-        await self._announce(address, next_ms)
+        self._check(schedule_id, await self._store.resume(found.address, found.id, next_ms))
+        await self._announce(found.address, next_ms)
         return await self.get(schedule_id)
 
     async def cancel(self, schedule_id: str) -> None:
         """Remove a schedule; raises `NoSuchSchedule`. What it has sent stays."""
         if not await self._store.cancel(*split_id(schedule_id)):
-            raise NoSuchSchedule(f"there is no schedule {schedule_id} (any more)")
+            raise NoSuchSchedule(_missing(schedule_id))
+
+    async def next_ticks(self, schedule_id: str, most: int = 5) -> tuple[datetime, ...]:
+        """Return the next ticks of a schedule; of a paused one those it would have if it went on now.
+
+        Raises `NoSuchSchedule`.
+        """
+        stored = await self._read(schedule_id)
+        definition = Definition.from_json(stored.definition)
+        # A tick that came and was not sent yet is still to be sent.
+        begin_ms = await self._store.server_ms()
+        if stored.state.next_send_at is not None:
+            begin_ms = min(begin_ms, stored.state.next_send_at - 1)
+        ticks = upcoming(definition.spec(), begin_ms, definition.expires_at, most)
+        return tuple(datetime.fromtimestamp(tick / 1000, UTC) for tick in ticks)
 
     # --- inside ---
+
+    async def _read(self, schedule_id: str) -> StoredSchedule:
+        stored = await self._store.read(*split_id(schedule_id))
+        if stored is None:
+            raise NoSuchSchedule(_missing(schedule_id))
+        return stored
 
     async def _define(
         self, topic: str | Topic[Any, Any], body: Any, when: When, options: ScheduleOptions
@@ -238,6 +252,10 @@ class Schedules:
 
     def _check(self, schedule_id: str, answer: str) -> None:
         if answer == "unknown":
-            raise NoSuchSchedule(f"there is no schedule {schedule_id} (any more)")
+            raise NoSuchSchedule(_missing(schedule_id))
         if answer == "ended":
             raise InvalidValue("id", f"{schedule_id} has had its last tick; add a new one")
+
+
+def _missing(schedule_id: str) -> str:
+    return f"there is no schedule {schedule_id} (any more); `agentbus schedule ls` shows those there are"

@@ -86,6 +86,17 @@ def next_tick(spec: Spec, moment_ms: int, expires_ms: int | None) -> int | None:
     return None if found is None or (expires_ms is not None and found > expires_ms) else found
 
 
+def upcoming(spec: Spec, moment_ms: int, expires_ms: int | None, most: int) -> list[int]:
+    """Return up to ``most`` ticks after a moment."""
+    ticks: list[int] = []
+    while len(ticks) < most:
+        found = next_tick(spec, ticks[-1] if ticks else moment_ms, expires_ms)
+        if found is None:
+            break
+        ticks.append(found)
+    return ticks
+
+
 def shown(moment_ms: int) -> str:
     """Return a point in time in UTC: ``2026-12-31T23:59:59Z``, with milliseconds where there are any."""
     precision = "milliseconds" if moment_ms % 1000 else "seconds"
