@@ -23,7 +23,7 @@ from agentbus.events import Events
 from agentbus.message.address_policy import Policy
 from agentbus.message.durations import Duration, milliseconds
 from agentbus.message.message import Message
-from agentbus.message.topics import check_name, parse_address
+from agentbus.message.topics import check_name, is_channel, parse_address, parse_inbox
 from agentbus.receive.agent import Agent
 from agentbus.receive.incarnation import Grounds
 from agentbus.receive.lease import Heart
@@ -191,9 +191,13 @@ class Bus:
     async def declare(self, address: str, policy: Policy) -> None:
         """Declare the policy of an address, for example ``agent.reviewer``.
 
-        Declaring the same again is fine; another one raises `PolicyConflict` and changes nothing.
+        Declaring the same again is fine; another one raises `PolicyConflict` and changes nothing. A channel
+        takes durability, limit (of its log), history and archive; what only an inbox can honour raises
+        `InvalidValue`.
         """
         inbox = Inbox(self.rooms.broker, self.settings.prefix, parse_address(address))
+        if is_channel(inbox.address):
+            policy.check_for_channel(inbox.address)
         conflicts = await inbox.declare(policy.to_fields())
         if conflicts:
             what = "; ".join(
@@ -289,9 +293,10 @@ class Bus:
     async def inspect(self, address: str) -> InboxView:
         """Return what an inbox holds: waiting, in flight, due, dead, and whether its ledger closes.
 
-        ``address`` is ``agent.<name>`` or the bare name. Waiting messages are counted one by one.
+        ``address`` is ``agent.<name>`` or the bare name. Waiting messages are counted one by one. A channel
+        raises `InvalidTopic`: nothing waits there.
         """
-        return await inspect_inbox(self.rooms.broker, self.settings.prefix, parse_address(address))
+        return await inspect_inbox(self.rooms.broker, self.settings.prefix, parse_inbox(address))
 
     async def trace(self, message_id: str, address: str | None = None) -> Trace:
         """Return every place and outcome of one message that is still known.

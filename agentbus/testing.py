@@ -67,11 +67,11 @@ def broker_is_required(environment: Mapping[str, str]) -> bool:
     return environment.get("CI", "").lower() == "true" or environment.get("AGENTBUS_REQUIRE_BROKER") == "1"
 
 
-def skip_or_fail(reason: object, environment: Mapping[str, str]) -> NoReturn:
-    """End a test that has no broker."""
+def skip_or_fail(reason: object, environment: Mapping[str, str], server: str = "broker") -> NoReturn:
+    """End a test that has no broker, or no other server that it needs."""
     if broker_is_required(environment):
-        pytest.fail(f"A broker is required here. {reason}", pytrace=False)
-    pytest.skip(f"NOT TESTED, no broker. {reason}")
+        pytest.fail(f"A {server} is required here. {reason}", pytrace=False)
+    pytest.skip(f"NOT TESTED, no {server}. {reason}")
 
 
 @pytest.fixture(scope="session")

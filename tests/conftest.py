@@ -11,7 +11,7 @@ import pytest
 from agentbus.broker.embedded import PrivateBroker, ServerBinary, find_server
 from agentbus.errors import NoBroker
 from agentbus.testing import BrokerForTests, broker_is_required, skip_or_fail
-from tests import brokers
+from tests import brokers, postgres
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,7 +21,10 @@ CHOSEN_SERVER = os.environ.get("AGENTBUS_TEST_SERVER") or None
 
 def pytest_report_header() -> list[str]:
     required = ", required" if broker_is_required(os.environ) else ""
-    return [f"broker{required}: {brokers.describe(os.environ)}"]
+    return [
+        f"broker{required}: {brokers.describe(os.environ)}",
+        f"postgres{required}: {postgres.describe(os.environ)}",
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -70,6 +73,39 @@ def each_server(request: pytest.FixtureRequest) -> ServerBinary:
         return find_server(request.param)
     except NoBroker as reason:
         skip_or_fail(reason, os.environ)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.PostgresForTests]:
+    """The PostgreSQL of this test process, shared by its tests."""
+    try:
+        server = postgres.open_postgres(os.environ)
+    except postgres.NoPostgres as reason:
+        skip_or_fail(reason, os.environ, "PostgreSQL")
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def postgres_dsn(postgres_server: postgres.PostgresForTests) -> Iterator[str]:
+    """The connection string of an empty database of the test's own."""
+    dsn = postgres_server.new_database()
+    yield dsn
+    postgres_server.drop_database(dsn)
+
+
+@pytest.fixture
+def private_postgres() -> Iterator[postgres.PrivatePostgres]:
+    """A running PostgreSQL that one test may stop, kill, freeze and restart."""
+    try:
+        server = postgres.PrivatePostgres(postgres.find_programs(os.environ))
+    except postgres.NoPostgres as reason:
+        skip_or_fail(reason, os.environ, "PostgreSQL")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
 
 
 @pytest.fixture

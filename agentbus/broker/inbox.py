@@ -150,13 +150,7 @@ class Inbox:
             ),
             first, lanes, limits[0], limits[1], limits[2], options, keys.nudge, *texts,
         )  # fmt: skip
-        kind = reply[0]
-        if kind == b"stored":
-            return BatchAnswer("stored", reply[1] == 1, reply[2].decode(), results=reply[3:])
-        if kind == b"recovered":
-            refusals = json.loads(reply[3]) if reply[3] else {}
-            return BatchAnswer("recovered", reply[1] == 1, reply[2].decode(), refusals=refusals)
-        return BatchAnswer("gap", last=int(reply[1]))
+        return batch_answer(reply)
 
     # --- policy ---
 
@@ -370,6 +364,17 @@ class Inbox:
     async def forget(self, source: int, entry_id: bytes) -> None:
         """Acknowledge an entry that somebody deleted from the stream; it cannot be handled any more."""
         await self._run("forget", (self.keys.ledger, self.keys.sources[source]), entry_id)
+
+
+def batch_answer(reply: Sequence[Any]) -> BatchAnswer:
+    """Return the answer of ``publish.lua`` or ``append.lua`` as a value."""
+    kind = reply[0]
+    if kind == b"stored":
+        return BatchAnswer("stored", reply[1] == 1, reply[2].decode(), results=reply[3:])
+    if kind == b"recovered":
+        refusals = json.loads(reply[3]) if reply[3] else {}
+        return BatchAnswer("recovered", reply[1] == 1, reply[2].decode(), refusals=refusals)
+    return BatchAnswer("gap", last=int(reply[1]))
 
 
 def raw_entry(source: int, entry: Sequence[Any]) -> RawEntry:

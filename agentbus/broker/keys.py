@@ -100,15 +100,18 @@ CATALOGUE: tuple[KeyInfo, ...] = (
     KeyInfo(
         f"{_ADDRESS}schedules",
         "hash",
-        "Recurring messages whose target is this address: schedule id to JSON.",
-        "tick, schedule",
-        "until cancelled; ended ones stay a day",
+        "Recurring messages whose target is this address: `<id>` is the definition (JSON: topic, schedule, "
+        "timezone, message, owner, created_at, expires_at, misfire, …), `<id>:state` what changes (JSON: "
+        "enabled, next_send_at, last_sent_at, sent, missed, ended_at; ms, server clock).",
+        "schedule_add, schedule_pause, schedule_resume, tick",
+        "until cancelled; those that had their last tick stay a day",
     ),
     KeyInfo(
         f"{_ADDRESS}ticks",
         "zset",
-        "Schedule id, scored with its next tick (ms). Paused and ended ones are not here.",
-        "tick, schedule",
+        "Schedule id, scored with its next tick (ms); one that has ended, with the time at which it goes. "
+        "Paused ones are not here.",
+        "schedule_add, schedule_pause, schedule_resume, tick",
         "as long as something recurs",
     ),
     KeyInfo(

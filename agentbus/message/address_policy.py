@@ -77,6 +77,16 @@ class Policy:
             when_exhausted=self.when_exhausted or default.when_exhausted,
         )
 
+    def check_for_channel(self, address: str) -> None:
+        """Raise `InvalidValue` for the first field that only an inbox can honour."""
+        for field in fields(self):
+            if field.name not in _FOR_CHANNELS and getattr(self, field.name) is not None:
+                raise InvalidValue(
+                    field.name,
+                    f"{address} is a channel, where nothing is handed out; a channel's policy has "
+                    + ", ".join(sorted(_FOR_CHANNELS)),
+                )
+
     def to_fields(self) -> dict[str, str]:
         """Return what is stored: durations in whole milliseconds under ``<name>_ms``."""
         stored: dict[str, str] = {}
@@ -110,6 +120,10 @@ _DURATIONS = frozenset(
 )
 _NUMBERS = frozenset(
     ("max_retries", "limit", "history_messages", "history_bytes", "dead_limit", "dead_retries")
+)
+#: What a log can honour: `limit` is the most messages it may hold.
+_FOR_CHANNELS = frozenset(
+    ("durability", "limit", "history_messages", "history_age", "history_bytes", "archive")
 )
 
 

@@ -1,4 +1,8 @@
-"""Topics: ``kind.name.type``, and the addresses they point at."""
+"""Topics: ``kind.name.type``, and the addresses they point at.
+
+An address is an inbox (``agent.<name>``: work, handled by one agent each) or a channel (``channel.<name>``,
+``project.<id>``, ``system.<area>``: a log that many read).
+"""
 
 from __future__ import annotations
 
@@ -15,10 +19,12 @@ Reply = TypeVar("Reply")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:\.[A-Za-z0-9][A-Za-z0-9_-]*)*")
 _LONGEST_TYPE = 200
-#: Kinds of address that hold work for agents and can be published to.
-KINDS = ("agent",)
+#: The kind of address that holds work: an inbox. Each message in it is handled by one agent.
+INBOX_KIND = "agent"
+#: Kinds of address that are a log: everybody who looks sees every message.
+CHANNEL_KINDS = ("channel", "project", "system")
 #: Kinds that the grammar reserves; publishing to them is refused by name, not as a typing mistake.
-RESERVED_KINDS = ("channel", "project", "system", "dm", "reply")
+RESERVED_KINDS = ("dm", "reply")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +32,12 @@ class Destination:
     """What a topic means: an address and a message type."""
 
     topic: str
-    #: ``agent.<name>``: the unit that shares one hash tag in Redis.
+    #: ``agent.<name>``, ``channel.<name>``, …: the unit that shares one hash tag in Redis.
     address: str
     name: str
     message_type: str
+    #: Whether the address is a channel (a log) and not an inbox.
+    is_channel: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +78,10 @@ def check_message_type(message_type: str, field: str = "message_type") -> str:
 
 
 def parse_topic(topic: str) -> Destination:
-    """Split ``agent.<name>.<type>``; raise `InvalidTopic` that says which part is wrong."""
+    """Return where ``<kind>.<name>.<type>`` leads; raise `InvalidTopic` that says which part is wrong.
+
+    The only place that decides which address a topic means, and of what kind that is.
+    """
     if not isinstance(topic, str):
         raise InvalidTopic("topic", f"must be text such as agent.reviewer.task, not {topic!r}")
     return _split(topic)
@@ -82,7 +93,9 @@ def _split(topic: str) -> Destination:
         raise InvalidTopic("topic", f"{topic!r} has a wildcard; a message goes to one address")
     parts = topic.split(".", 2)
     if len(parts) < 3:
-        raise InvalidTopic("topic", f"{topic!r} needs three parts: agent.<name>.<type>")
+        raise InvalidTopic(
+            "topic", f"{topic!r} needs three parts: agent.<name>.<type>, or channel.<name>.<type>"
+        )
     kind, name, message_type = parts
     _check_kind(topic, kind)
     try:
@@ -90,20 +103,42 @@ def _split(topic: str) -> Destination:
         check_message_type(message_type, "topic")
     except InvalidValue as error:
         raise InvalidTopic("topic", f"in {topic!r}, {error.problem}") from None
-    return Destination(topic, f"{kind}.{name}", name, message_type)
+    return Destination(topic, f"{kind}.{name}", name, message_type, kind in CHANNEL_KINDS)
 
 
 def parse_address(address: str) -> str:
-    """Return ``agent.<name>`` after checking it; a bare name means an agent's inbox."""
+    """Return an inbox or a channel after checking it; a bare name means an agent's inbox."""
     kind, dot, name = address.partition(".")
     if not dot:
-        return f"agent.{check_name(address, 'address')}"
-    _check_kind(address, kind)
+        return f"{INBOX_KIND}.{check_name(address, 'address')}"
+    _check_kind(address, kind, "address")
     return f"{kind}.{check_name(name, 'address')}"
 
 
-def _check_kind(topic: str, kind: str) -> None:
+def parse_inbox(address: str) -> str:
+    """Return ``agent.<name>`` after checking it; raise `InvalidTopic` for a channel, which holds no work."""
+    found = parse_address(address)
+    if is_channel(found):
+        raise InvalidTopic(
+            "address",
+            f"{found} is a channel: a log that nobody takes work from; this needs an inbox, agent.<name>",
+        )
+    return found
+
+
+def is_channel(address: str) -> bool:
+    """Whether an address that was checked is a channel and not an inbox."""
+    return address.partition(".")[0] in CHANNEL_KINDS
+
+
+def _check_kind(text: str, kind: str, field: str = "topic") -> None:
     if kind in RESERVED_KINDS:
-        raise InvalidTopic("topic", f"{topic!r}: {kind!r} addresses cannot be published to in this version")
-    if kind not in KINDS:
-        raise InvalidTopic("topic", f"{topic!r} begins with {kind!r}; topics begin with agent.")
+        raise InvalidTopic(field, f"{text!r}: {kind!r} addresses cannot be published to in this version")
+    if kind != INBOX_KIND and kind not in CHANNEL_KINDS:
+        kinds = ", ".join(f"{known}." for known in CHANNEL_KINDS)
+        raise InvalidTopic(
+            field, f"{text!r} begins with {kind!r}; {_PLURALS[field]} begin with {INBOX_KIND}., {kinds}"
+        )
+
+
+_PLURALS = {"topic": "topics", "address": "addresses"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from agentbus.errors import ConfigurationError, InvalidValue
+from agentbus.errors import ConfigurationError, InvalidTopic, InvalidValue
 from agentbus.message.durations import Duration, seconds
 from agentbus.message.policy import Retry
 from agentbus.message.topics import Topic, check_message_type, check_name, parse_topic
@@ -104,7 +104,12 @@ class Agent:
 
 def _type_of(message_type: str | Topic[Any, Any]) -> str:
     if isinstance(message_type, Topic):
-        return parse_topic(message_type.text).message_type
+        destination = parse_topic(message_type.text)
+        if destination.is_channel:
+            raise InvalidTopic(
+                "topic", f"{destination.topic!r}: agents cannot subscribe to channels in this version"
+            )
+        return destination.message_type
     if callable(message_type):
         raise ConfigurationError('write @agent.on("task") or @agent.on(), with the parentheses')
     return message_type if message_type == ANY_TYPE else check_message_type(message_type)

@@ -6,10 +6,11 @@ import asyncio
 import math
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 from agentbus.broker.durability import Durabilities
-from agentbus.broker.inbox import BatchAnswer, Inbox
+from agentbus.broker.inbox import BatchAnswer
 from agentbus.errors import BrokerError, BrokerOutOfMemory, BrokerUnavailable, PublishRefused
 from agentbus.events import Events
 from agentbus.message.backoff import Backoff
@@ -25,19 +26,36 @@ from agentbus.settings import PublisherSettings
 NoteAddress = Callable[[str, bool], Awaitable[None]]
 
 
+class Target(Protocol):
+    """What a queue sends to: an inbox or a channel."""
+
+    address: str
+
+    async def publish(
+        self,
+        producer: str,
+        first: int,
+        lanes: str,
+        options: str,
+        texts: Sequence[bytes],
+        limits: tuple[int, int, int],
+    ) -> BatchAnswer:
+        """Store one frozen batch."""
+
+
 class AddressQueue:
     """The messages of one publisher for one address."""
 
     def __init__(
         self,
-        inbox: Inbox,
+        target: Target,
         settings: PublisherSettings,
         buffer: Buffer,
         durabilities: Durabilities,
         events: Events,
         note_address: NoteAddress,
     ) -> None:
-        self._inbox = inbox
+        self._target = target
         self._settings = settings
         self._buffer = buffer
         self._durabilities = durabilities
@@ -84,7 +102,7 @@ class AddressQueue:
             self._start()
 
     def _start(self) -> None:
-        self._task = asyncio.create_task(self._drain(), name=f"agentbus publish {self._inbox.address}")
+        self._task = asyncio.create_task(self._drain(), name=f"agentbus publish {self._target.address}")
 
     async def wait_empty(self) -> None:
         """Wait until everything handed in has its answer."""
@@ -176,7 +194,7 @@ class AddressQueue:
             try:
                 answer = await self._attempt(again=backoff.failures > 0)
             except BrokerError as error:
-                self._fail(PublishRefused(f"{self._inbox.address}: {error}"))
+                self._fail(PublishRefused(f"{self._target.address}: {error}"))
                 return
             if answer is None:
                 self._let_go()
@@ -191,7 +209,7 @@ class AddressQueue:
     async def _attempt(self, again: bool) -> BatchAnswer | None:
         """Send the flying batch once; None when the broker cannot take it now."""
         try:
-            await self._note_address(self._inbox.address, again)
+            await self._note_address(self._target.address, again)
         except (BrokerUnavailable, BrokerOutOfMemory):
             return None
         if self._deserted:
@@ -201,7 +219,7 @@ class AddressQueue:
             return None
         sent_before, self._sent = self._sent, True
         try:
-            return await self._inbox.publish(
+            return await self._target.publish(
                 self._producer, self._next, batch.lanes, batch.options, batch.texts, self._limits
             )
         except BrokerUnavailable as error:
@@ -217,7 +235,7 @@ class AddressQueue:
         if after_failure:
             # The server may have come back with another configuration.
             self._durabilities.forget_server()
-            self._events.emit("reconnected", self._inbox.address, "the broker takes messages again")
+            self._events.emit("reconnected", self._target.address, "the broker takes messages again")
 
     def _let_go(self) -> None:
         """Leave out who has given up, as long as the batch was never sent; once sent, it is all or none."""
@@ -248,7 +266,7 @@ class AddressQueue:
         if missing > 0:
             self._events.emit(
                 "data_lost",
-                self._inbox.address,
+                self._target.address,
                 f"the broker lost its record of the last {missing} messages of this publisher, which it had "
                 "accepted; it was emptied, or went back to older data",
                 missing=missing,

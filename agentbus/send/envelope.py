@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 import orjson
 import uuid_utils
 
-from agentbus.errors import InvalidValue
+from agentbus.errors import InvalidTopic, InvalidValue
 from agentbus.message.codec import check_body_type, encode, encode_body
 from agentbus.message.durations import Duration, instant_milliseconds, milliseconds, seconds
 from agentbus.message.message import ENVELOPE_VERSION
@@ -118,12 +118,15 @@ def compose(
     destination = parse_topic(topic)
     if options:
         _check_options(options)
+    if destination.is_channel:
+        _check_channel(destination, options)
+    recipient = "channel" if destination.is_channel else "to_agent"
     message_id = str(uuid_utils.uuid7())
     envelope: dict[str, Any] = {
         "version": ENVELOPE_VERSION,
         "message_id": message_id,
         **sender.fields,
-        "to_agent": destination.name,
+        recipient: destination.address if destination.is_channel else destination.name,
         "message_type": destination.message_type,
         "priority": "normal",
         "timestamp": datetime.now(UTC),
@@ -139,6 +142,27 @@ def compose(
         option["digest"] = _digest(topic, envelope, options)
     durability = check_durability(options["durability"]) if "durability" in options else None
     return Outgoing(destination, message_id, encode(envelope, limit_bytes), lane, option, durability)
+
+
+def _check_channel(destination: Destination, options: PublishOptions) -> None:
+    """Refuse what only an inbox can do, rather than store a message that does not do it."""
+    address = destination.address
+    for name in ("delay", "at"):
+        if name in options:
+            raise InvalidValue(
+                name,
+                f"{address} is a channel, whose log has no later; use a schedule (at:<time> or "
+                "interval:<seconds>), or send it to an inbox, agent.<name>",
+            )
+    if options.get("strict"):
+        raise InvalidValue(
+            "strict",
+            f"{address} is a channel, which nobody has to serve; leave it out, or send to agent.<name>",
+        )
+    if "reply_to" in options:
+        raise InvalidTopic(
+            "topic", f"{address} is a channel, and nobody answers there; ask an inbox, agent.<name>"
+        )
 
 
 def wants_disk(outgoing: Outgoing) -> bool:

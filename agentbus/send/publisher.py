@@ -12,6 +12,7 @@ import os
 from collections.abc import Coroutine, Iterable
 from typing import Any, Unpack
 
+from agentbus.broker.channel import Channel
 from agentbus.broker.connection import Broker
 from agentbus.broker.durability import Durabilities
 from agentbus.broker.inbox import Inbox
@@ -21,6 +22,7 @@ from agentbus.events import Events
 from agentbus.message.backoff import Backoff
 from agentbus.message.durations import seconds
 from agentbus.message.policy import Durability, check_durability
+from agentbus.message.topics import Destination
 from agentbus.send.address_queue import AddressQueue
 from agentbus.send.buffer import Buffer
 from agentbus.send.envelope import AnyTopic, Outgoing, PublishOptions, Sender, compose
@@ -177,15 +179,16 @@ class Publisher:
         address = outgoing.destination.address
         queue = self._queues.get(address)
         if queue is None:
-            queue = self._queues[address] = self._open_queue(address)
+            queue = self._queues[address] = self._open_queue(outgoing.destination)
         self._buffer.add(len(outgoing.text))
         queue.add(waiting)
         if self._expiry is None:
             self._expiry = asyncio.get_running_loop().call_later(_EXPIRY_INTERVAL, self._expire)
 
-    def _open_queue(self, address: str) -> AddressQueue:
+    def _open_queue(self, destination: Destination) -> AddressQueue:
+        kind = Channel if destination.is_channel else Inbox
         return AddressQueue(
-            Inbox(self._broker, self._prefix, address),
+            kind(self._broker, self._prefix, destination.address),
             self._settings,
             self._buffer,
             self._durabilities,

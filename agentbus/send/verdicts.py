@@ -38,6 +38,11 @@ def _refusal(part: Waiting, refusal: str, known: bool, limit: int) -> Stored | E
         kind, _, entry_id = rest.partition(" ")
         stored = Stored(outgoing.message_id, address, None, "stream", known, duplicate=True)
         return stored if kind == "due" else stored._replace(entry_id=entry_id)
+    if reason == "full" and outgoing.destination.is_channel:
+        return QueueFull(
+            f"the log of {address} holds as many messages as its limit allows ({limit:,} unless its policy "
+            "says otherwise); `python -m workers retention` trims it"
+        )
     if reason == "full":
         return QueueFull(f"{address} holds as many unsettled messages as its limit allows ({limit:,} unless "
                          "its policy says otherwise)")  # fmt: skip

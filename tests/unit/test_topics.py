@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentbus.errors import InvalidTopic, InvalidValue
-from agentbus.message.topics import Topic, check_message_type, check_name, parse_address, parse_topic
+from agentbus.message.topics import (
+    Topic,
+    check_message_type,
+    check_name,
+    is_channel,
+    parse_address,
+    parse_inbox,
+    parse_topic,
+)
 
 
 def test_a_topic_is_kind_name_and_type_and_further_dots_belong_to_the_type() -> None:
@@ -21,7 +29,8 @@ def test_a_topic_is_kind_name_and_type_and_further_dots_belong_to_the_type() -> 
 
 @pytest.mark.parametrize(
     ("topic", "word"),
-    [("agent.x", "three parts"), ("channel.x.note", "cannot be published"),
+    [("agent.x", "three parts"), ("dm.x.note", "cannot be published"),
+     ("reply.x.note", "cannot be published"), ("channel.x", "three parts"), ("system.X.y", "is not a name"),
      ("agnt.x.y", "begins with 'agnt'"),
      ("agent.X.y", "is not a name"), ("agent.x.*", "wildcard"), ("agent.x.a b", "message type"),
      ("agent.x.y\n", "message type"), ("agent.x\n.y", "is not a name"), (None, "text"), ([], "text")],
@@ -29,6 +38,29 @@ def test_a_topic_is_kind_name_and_type_and_further_dots_belong_to_the_type() -> 
 def test_a_wrong_topic_is_told_what_is_wrong(topic: Any, word: str) -> None:
     with pytest.raises(InvalidTopic, match=word):
         parse_topic(topic)
+
+
+@pytest.mark.parametrize("kind", ["channel", "project", "system"])
+def test_channels_projects_and_system_areas_are_logs(kind: str) -> None:
+    found = parse_topic(f"{kind}.announcements.pause.now")
+    assert (found.address, found.name, found.message_type, found.is_channel) == (
+        f"{kind}.announcements", "announcements", "pause.now", True,
+    )  # fmt: skip
+    assert parse_address(f"{kind}.announcements") == f"{kind}.announcements"
+    assert is_channel(found.address)
+    assert not is_channel(parse_topic("agent.channel.x").address)
+
+
+def test_what_needs_an_inbox_says_so_for_a_channel() -> None:
+    assert parse_inbox("agent.reviewer") == parse_inbox("reviewer") == "agent.reviewer"
+    with pytest.raises(InvalidTopic, match=r"address: system.bus is a channel.*agent\.<name>"):
+        parse_inbox("system.bus")
+
+
+@pytest.mark.parametrize("kind", ["agnt", "dm", "reply", ""])
+def test_an_address_of_another_kind_is_refused(kind: str) -> None:
+    with pytest.raises(InvalidTopic, match=r"^address: "):
+        parse_address(f"{kind}.x")
 
 
 @given(st.text(max_size=80))

@@ -2,6 +2,7 @@
 --@include clock
 --@include entry
 --@include due
+--@include room
 --@include window
 -- Stores one frozen batch of one publisher.
 --
@@ -24,12 +25,10 @@ local first, digits = tonumber(ARGV[1]), ARGV[2]
 local count = #digits
 local record_ms, limit, window = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 
-local ledger = redis.call('HMGET', KEYS[2], 'served', 'accepted', 'processed', 'expired', 'cancelled',
-  'discarded', 'resolved', 'moved', 'vanished', 'handmade')
-local served = ledger[1] and 1 or 0
 local policy = redis.call('HMGET', KEYS[15], 'limit', 'ttl_ms', 'durability')
 limit = tonumber(policy[1]) or limit
 local default_ttl, durability = tonumber(policy[2]), policy[3] or ''
+local room, served = room_left(KEYS[2], KEYS[6], limit, count)
 
 local record = redis.call('GET', KEYS[1])
 local last = 0
@@ -41,11 +40,6 @@ if record then
   end
 end
 if first ~= last + 1 then return {'gap', last} end
-
-local room = limit - (tonumber(ledger[2]) or 0)
-for i = 3, 9 do room = room + (tonumber(ledger[i]) or 0) end
-room = room - (tonumber(ledger[10]) or 0)
-if room < count then room = room + redis.call('XLEN', KEYS[6]) end
 
 local options = ARGV[6] ~= '' and cjson.decode(ARGV[6]) or nil
 local now = (options or default_ttl) and now_ms()
