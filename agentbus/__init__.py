@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from agentbus.errors import (
         AgentBusError,
         AlreadySettled,
+        ArchiveUnavailable,
         BodyNotSerializable,
         BodyTooLarge,
         BrokerError,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         KeyConflict,
         MalformedMessage,
         NoBroker,
+        NoSuchAddress,
         NoSuchAgent,
         PolicyConflict,
         PublisherClosed,
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
         WrongKeyType,
     )
     from agentbus.events import Event, Events
+    from agentbus.history.entry import HistoryEntry, HistoryGap, HistoryPage
+    from agentbus.history.query import HistoryFilters
     from agentbus.message.address_policy import Policy
     from agentbus.message.message import Message
     from agentbus.message.policy import Retry
@@ -64,15 +68,17 @@ _HOMES = {
     "agentbus.broker.inspection": "InboxView Trace",
     "agentbus.bus": "Bus",
     "agentbus.errors": (
-        "AgentBusError AlreadySettled BodyNotSerializable BodyTooLarge BrokerError "
+        "AgentBusError AlreadySettled ArchiveUnavailable BodyNotSerializable BodyTooLarge BrokerError "
         "BrokerOutOfMemory BrokerRefused BrokerUnavailable ConfigurationError Defer "
         "DeliveryError DurabilityUnavailable GroupMissing InvalidTopic InvalidValue "
-        "KeyConflict MalformedMessage NoBroker NoSuchAgent PolicyConflict "
+        "KeyConflict MalformedMessage NoBroker NoSuchAddress NoSuchAgent PolicyConflict "
         "PublisherClosed PublishError PublishRefused PublishTimeout QueueFull "
         "Reject RequestError RequestFailed RequestTimeout StaleDelivery "
         "UnsafeBroker WrongKeyType "
     ),
     "agentbus.events": "Event Events",
+    "agentbus.history.entry": "HistoryEntry HistoryGap HistoryPage",
+    "agentbus.history.query": "HistoryFilters",
     "agentbus.message.address_policy": "Policy",
     "agentbus.message.message": "Message",
     "agentbus.message.policy": "Retry",
@@ -107,6 +113,7 @@ __all__ = [
     "AgentBusError",
     "AgentSettings",
     "AlreadySettled",
+    "ArchiveUnavailable",
     "BodyNotSerializable",
     "BodyTooLarge",
     "BrokerError",
@@ -125,6 +132,10 @@ __all__ = [
     "Event",
     "Events",
     "GroupMissing",
+    "HistoryEntry",
+    "HistoryFilters",
+    "HistoryGap",
+    "HistoryPage",
     "InboxView",
     "InvalidTopic",
     "InvalidValue",
@@ -133,6 +144,7 @@ __all__ = [
     "Message",
     "Middleware",
     "NoBroker",
+    "NoSuchAddress",
     "NoSuchAgent",
     "Policy",
     "PolicyConflict",

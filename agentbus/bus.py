@@ -20,6 +20,9 @@ from agentbus.broker.keys import check_prefix
 from agentbus.broker.server import check_safe
 from agentbus.errors import AgentBusError, ConfigurationError, PolicyConflict
 from agentbus.events import Events
+from agentbus.history.entry import HistoryPage
+from agentbus.history.history import History
+from agentbus.history.query import HistoryFilters
 from agentbus.message.address_policy import Policy
 from agentbus.message.durations import Duration, milliseconds
 from agentbus.message.message import Message
@@ -54,6 +57,7 @@ class _Rooms:
     publisher: Publisher
     requests: Requests
     grounds: Grounds
+    history: History
 
 
 class Bus:
@@ -122,6 +126,7 @@ class Bus:
                 self.settings.retention,
                 milliseconds(self.settings.publisher.key_window, "key_window"),
             ),
+            History(broker, self.settings.prefix, None),
         )
 
     async def close(self) -> None:
@@ -306,6 +311,24 @@ class Bus:
         broker, prefix = self.rooms.broker, self.settings.prefix
         searched = [parse_address(address)] if address else await known_addresses(broker, prefix)
         return await trace_message(broker, prefix, message_id, searched)
+
+    async def history(
+        self,
+        address: str,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        **filters: Unpack[HistoryFilters],
+    ) -> HistoryPage:
+        """Return one page of what became of the messages of an address, newest first.
+
+        What has not ended comes before the newest end. ``page.next`` is the cursor of the next page of the
+        same query; ``page.complete`` and ``page.gaps`` say whether anything is missing, and why. Reads Redis,
+        and the archive when `BusSettings.archive` or AGENTBUS_ARCHIVE names one. See `HistoryFilters` for
+        since, until, type, sender, grep, state, outcome and oldest_first. Raises `NoSuchAddress`, and
+        `InvalidValue` for a filter, limit (1 to 10,000) or cursor.
+        """
+        return await self.rooms.history.page(address, filters, limit, cursor)
 
     def __repr__(self) -> str:
         return f"<Bus {'open' if self._rooms else 'closed'} as {self._sender.agent or 'anonymous'}>"

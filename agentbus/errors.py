@@ -19,6 +19,8 @@
     │       ├── BrokerOutOfMemory
     │       ├── GroupMissing
     │       └── WrongKeyType
+    ├── ArchiveUnavailable              the archive cannot be reached
+    ├── NoSuchAddress                   nothing was ever sent there; names those that are close
     ├── PublishError
     │   ├── PublishTimeout              the deadline passed; says whether it may be stored
     │   ├── PublishRefused              the server refused this one message
@@ -121,6 +123,14 @@ class GroupMissing(BrokerRefused):
 
 class WrongKeyType(BrokerRefused):
     """A key holds another type than agentbus keeps there."""
+
+
+class ArchiveUnavailable(AgentBusError):
+    """The archive cannot be reached or did not answer in time."""
+
+
+class NoSuchAddress(AgentBusError):
+    """Nothing was ever sent to this address, and nobody has served it."""
 
 
 class PublishError(AgentBusError):

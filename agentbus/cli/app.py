@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from agentbus.cli import broker, doctor, inbox, pub, run, sub, tail, trace, version
+from agentbus.cli import broker, doctor, history, inbox, pub, run, sub, tail, trace, version
 
 _HELP = """The message bus that AI-agent processes use to work together, on Redis Streams.
 
@@ -51,6 +51,7 @@ app.command("pub", short_help="Send a message, a request, or many messages.")(pu
 app.command("sub", short_help="Take messages, as an agent would.")(sub.sub)
 app.command("tail", short_help="Look at messages without taking them.")(tail.tail)
 app.command("inbox", short_help="Show what an inbox holds, and its ledger.")(inbox.inbox)
+app.command("history", short_help="Show what became of the messages of an address.")(history.history)
 app.command("trace", short_help="Show every place and outcome of one message.")(trace.trace)
 app.command("doctor", short_help="Find out what is wrong, and what to do.")(doctor.doctor)
 app.command("run", short_help="Serve agents.")(run.run_agents)

@@ -20,9 +20,11 @@ from agentbus.broker.embedded import EmbeddedSettings, find
 from agentbus.bus import Bus
 from agentbus.errors import (
     AgentBusError,
+    ArchiveUnavailable,
     BrokerUnavailable,
     InvalidValue,
     NoBroker,
+    NoSuchAddress,
     NoSuchAgent,
     PublishTimeout,
     RequestTimeout,
@@ -49,9 +51,11 @@ _NO_BROKER = """no broker. Two ways out:
 
 _CODES: tuple[tuple[type[AgentBusError], int], ...] = (
     (InvalidValue, USAGE),
+    (NoSuchAddress, NOT_FOUND),
     (NoSuchAgent, NOT_FOUND),
     (NoBroker, UNAVAILABLE),
     (BrokerUnavailable, UNAVAILABLE),
+    (ArchiveUnavailable, UNAVAILABLE),
     (PublishTimeout, TIMEOUT),
     (RequestTimeout, TIMEOUT),
 )

@@ -57,9 +57,8 @@ def decode_cursor(text: str, query: HistoryQuery) -> Cursor:
         raise InvalidValue("cursor", f"{text!r} is damaged; give `next` of a page as it is")
     if not (_is_limit(since_ms) and _is_limit(until_ms)):
         raise InvalidValue("cursor", f"{text!r} is damaged; give `next` of a page as it is")
-    return Cursor(
-        stage, None if point is None else tuple(point), None if top is None else tuple(top), since_ms, until_ms
-    )  # fmt: skip
+    given = None if point is None else tuple(point)
+    return Cursor(stage, given, None if top is None else tuple(top), since_ms, until_ms)
 
 
 def _is_numbers(value: Any, count: int) -> bool:

@@ -136,9 +136,7 @@ def _sent_at(message: Message | None) -> datetime | None:
 
 def _attempts(kept: Kept) -> int:
     spent = _count(kept.state, "attempt")
-    running = kept.status in ("in_flight", "dead") or (
-        kept.status == "ended" and kept.outcome not in _UNSEEN
-    )
+    running = kept.status in ("in_flight", "dead") or (kept.status == "ended" and kept.outcome not in _UNSEEN)
     return spent + 1 if running else spent
 
 

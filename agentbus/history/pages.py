@@ -47,7 +47,12 @@ class _Page:
     """One page in the making."""
 
     def __init__(
-        self, shelf: Shelf, archive: ArchivedEnds | None, query: HistoryQuery, limit: int, place: Cursor | None
+        self,
+        shelf: Shelf,
+        archive: ArchivedEnds | None,
+        query: HistoryQuery,
+        limit: int,
+        place: Cursor | None,
     ) -> None:
         self._shelf = shelf
         self._archive = archive
@@ -73,7 +78,9 @@ class _Page:
         """Read until the page is full, the budget is spent or there is no more."""
         self._border = await self._find_border()
         if self._top is None:
-            self._top = (await self._shelf.ends.tally()).newest
+            newest = (await self._shelf.ends.tally()).newest
+            # Above Redis' own newest record when Redis was emptied and the archive was not.
+            self._top = newest if self._border is None else max(newest, self._border[:2])
         if self._is_first and self._query.oldest_first and "ended" in self._stages:
             await self._check_beginning()
         while self._stages and len(self._entries) < self._limit:
@@ -83,7 +90,10 @@ class _Page:
             self._reads += 1
             await self._step()
         if self._removed:
-            self._gap("content", f"of {self._removed:,} ended message(s) only the end is known: the content was trimmed")
+            self._gap(
+                "content",
+                f"of {self._removed:,} ended message(s) only the end is known: the content was trimmed",
+            )
         return HistoryPage(tuple(self._entries), self._next(), tuple(self._gaps.values()))
 
     def _spent(self) -> bool:
@@ -140,7 +150,10 @@ class _Page:
             self._names = [self._names[index] for index in stay]
             self._top = newest
         elif ended:
-            self._gap("moving", f"{len(ended):,} message(s) ended while these pages were read; ask again to see their end")
+            self._gap(
+                "moving",
+                f"{len(ended):,} message(s) ended while these pages were read; ask again to see their end",
+            )
         if ends_follow:
             self._point = (*self._top, LAST_OF_RECORD)
 
@@ -213,7 +226,7 @@ class _Page:
 
     def _take(self, kept: Kept, where: str) -> None:
         self._scanned += 1
-        if kept.text is None and kept.status == "ended":
+        if kept.text is None and kept.status == "ended" and self._query.outcome in (None, kept.outcome):
             self._removed += 1
         entry = entry_of(self._shelf.address, kept, where)
         if self._query.matches(entry.message, entry.outcome):
@@ -271,7 +284,9 @@ class _Page:
         window = Window(self._border, (*tally.newest, LAST_OF_RECORD), False)
         found = await self._shelf.ends.count(window, _COUNTED_RECORDS)
         if found is None:
-            self._gap("unknown", "too many records to count, so whether older messages were removed is not known")
+            self._gap(
+                "unknown", "too many records to count, so whether older messages were removed is not known"
+            )
             return
         missing = tally.ended - found - await self._count_archived()
         if missing > 0:

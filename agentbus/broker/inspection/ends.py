@@ -6,7 +6,7 @@ a point in their order means the same in Redis and in the archive.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,9 @@ _RECORDS = 100
 _FIRST_BODIES, _MOST_BODIES = 8, 256
 _BYTES = 1024 * 1024
 #: Fields of a record that name no stream.
-_FACTS = (b"consumer", b"outcome", b"message_id")
+_FACTS = (b"consumer", b"outcome", b"message_id", b"count")
+#: Records before one that lists too much, which are searched for what had ended already.
+_MOST_BEFORE = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,16 @@ class End:
     consumer: str
     stream: str
     entry_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """One record of outcomes."""
+
+    at: EntryId
+    ends: Sequence[End]
+    #: How many of them really ended by it; fewer than listed when some had ended before.
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +98,8 @@ class Ends:
         """Count the ends in a window; None when it holds more than ``most_records`` records."""
         counted = 0
         for _ in range(0, most_records, _RECORDS):
-            ends, resume = await self._step(window, None)
-            counted += len(ends)
+            records, resume = await self._records(window)
+            counted += sum(record.count for record in records if window.holds((*record.at, 0)))
             if resume is None:
                 return counted
             window = window.after(resume)
@@ -97,7 +109,8 @@ class Ends:
         """Return stream and entry id of what ended in a window; of its first ``most_records`` records."""
         found: set[tuple[str, str]] = set()
         for _ in range(0, most_records, _RECORDS):
-            ends, resume = await self._step(window, None)
+            records, resume = await self._records(window)
+            ends = (end for record in records for end in record.ends if window.holds(end.point))
             found.update((end.stream, end.entry_id) for end in ends)
             if resume is None:
                 break
@@ -106,20 +119,32 @@ class Ends:
 
     # --- records ---
 
-    async def _step(self, window: Window, most: int | None) -> tuple[list[End], Point | None]:
-        rows = await self._broker.execute(*self._command(window))
+    async def _step(self, window: Window, most: int) -> tuple[list[End], Point | None]:
+        records, resume = await self._records(window)
         ends: list[End] = []
-        for row in rows:
-            for end in _ends_of(row, window.newest_first):
+        for record in records:
+            for end in await self._really_ended(record, window.newest_first):
                 if not window.holds(end.point):
                     continue
-                if most is not None and len(ends) == most:
+                if len(ends) == most:
                     return ends, ends[-1].point
                 ends.append(end)
+        return ends, resume
+
+    async def _records(self, window: Window) -> tuple[list[_Record], Point | None]:
+        rows = await self._broker.execute(*self._command(window))
+        records = [_record_of(row) for row in rows]
         if len(rows) < _RECORDS:
-            return ends, None
-        at = parse_id(rows[-1][0])
-        return ends, (*at, -1 if window.newest_first else LAST_OF_RECORD)
+            return records, None
+        return records, (*records[-1].at, -1 if window.newest_first else LAST_OF_RECORD)
+
+    async def _really_ended(self, record: _Record, newest_first: bool) -> Sequence[End]:
+        """Return what ended by a record. One of a repeated settlement may also list what had ended before."""
+        ends = record.ends
+        if record.count < len(ends):
+            before = await self.named(Window(None, (*record.at, 0), True), _MOST_BEFORE)
+            ends = [end for end in ends if (end.stream, end.entry_id) not in before]
+        return ends[::-1] if newest_first else ends
 
     def _command(self, window: Window) -> tuple[Argument, ...]:
         # A point may lie within a record: its record is read again, and `holds` sorts out what was given.
@@ -165,26 +190,26 @@ def _answers(replies: Any) -> Sequence[Any]:
     return answers
 
 
-def _ends_of(row: Sequence[Any], newest_first: bool) -> Iterator[End]:
-    """Return what a record tells of messages that ended; nothing when it tells of a move."""
+def _record_of(row: Sequence[Any]) -> _Record:
+    """Return what a record tells of messages that ended; no ends when it tells of a move."""
     entry_id, flat = row
-    facts = fields_of(flat)
+    at, facts = parse_id(entry_id), fields_of(flat)
     outcome = facts.get("outcome", b"").decode(errors="replace")
     if outcome not in ENDINGS:
-        return iter(())
-    at = parse_id(entry_id)
+        return _Record(at, (), 0)
     consumer = facts.get("consumer", b"").decode(errors="replace")
-    entries = [
+    entries = (
         (name.decode(errors="replace"), held_id)
         for name, value in zip(flat[::2], flat[1::2], strict=True)
         if name not in _FACTS
         for held_id in value.decode(errors="replace").split()
-    ]
-    ends = [
+    )
+    ends = tuple(
         End((*at, index), outcome, consumer, stream, held_id)
         for index, (stream, held_id) in enumerate(entries)
-    ]
-    return iter(ends[::-1] if newest_first else ends)
+    )
+    count = facts.get("count", b"")
+    return _Record(at, ends, min(len(ends), int(count)) if count.isdigit() else len(ends))
 
 
 def _kept(end: End, fields: dict[str, Any] | None) -> Kept:

@@ -67,3 +67,7 @@ class Window:
     def holds(self, point: Point) -> bool:
         """Whether a point is in it."""
         return (self.above is None or point > self.above) and (self.below is None or point < self.below)
+
+    def capped(self, below: Point) -> Window:
+        """Return the part of it that lies below a point."""
+        return Window(self.above, below if self.below is None else min(self.below, below), self.newest_first)

@@ -81,9 +81,7 @@ class Unended:
             if window.holds((*parse_id(row[0]), source))
         ]
         found.sort(key=lambda one: one[:2], reverse=window.newest_first)
-        return [
-            _entry("waiting", source, row, entry_id[0], "") for entry_id, source, row in found[:most]
-        ]
+        return [_entry("waiting", source, row, entry_id[0], "") for entry_id, source, row in found[:most]]
 
     # --- in flight ---
 
@@ -111,7 +109,7 @@ class Unended:
         time, *rows = _replies(await self._broker.pipeline(commands))
         now = int(time[0]) * 1000 + int(time[1]) // 1000
         # An entry that somebody deleted while it was held still has its place.
-        gone = (None, [])
+        gone: tuple[None, list[Any]] = (None, [])
         return [
             _entry(
                 "in_flight", one.source, (row or [gone])[0], now - one.idle_ms, one.consumer, one.entry_id
@@ -123,9 +121,7 @@ class Unended:
 
     async def _dead(self, window: Window, most: int) -> list[Kept]:
         low, high = _bounds(window, "-", ZERO)
-        rows = await self._broker.execute(
-            *_range(self._keys.dead, low, high, window.newest_first, most + 1)
-        )
+        rows = await self._broker.execute(*_range(self._keys.dead, low, high, window.newest_first, most + 1))
         letters = [_letter(row) for row in rows]
         return [letter for letter in letters if window.holds(letter.point)][:most]
 
