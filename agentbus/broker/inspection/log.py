@@ -55,8 +55,10 @@ class Log:
                         state=read_state(fields.get("state")),
                     )
                 )  # fmt: skip
+        # One more was asked for, because the first may be the one where the last step ended.
         more = len(rows) == size + 1
-        return Stretch(kept, (*parse_id(rows[-1][0]), 0) if more else None)
+        kept = kept[:size]
+        return Stretch(kept, kept[-1].point if more else None)
 
     async def count(self, window: Window, most: int) -> int | None:
         """Count the messages in a window; None when there are more than ``most``."""
