@@ -65,5 +65,9 @@ def history(  # noqa: PLR0913 - each is one option on the command line
         since=since, until=until, type=message_type, sender=sender, grep=grep, state=state, outcome=outcome,
         oldest_first=oldest,
     )  # fmt: skip
-    plan = HistoryPlan(address, filters, 0 if everything else limit, cursor)
-    run(lambda: show_history(plan, url=url, prefix=prefix, as_json=as_json))
+    size = 0 if everything else limit
+    run(
+        lambda: show_history(
+            HistoryPlan(address, filters, size, cursor), url=url, prefix=prefix, as_json=as_json
+        )
+    )
