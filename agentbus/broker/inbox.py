@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from agentbus.broker.connection import Argument, Broker, Link
-from agentbus.broker.keys import GROUP, InboxKeys, inbox_keys
+from agentbus.broker.keys import GROUP, InboxKeys, archive, inbox_keys
 from agentbus.broker.scripts import Call, load, run
 from agentbus.errors import BrokerRefused, GroupMissing, StaleDelivery, WrongKeyType
 
@@ -100,6 +100,7 @@ class Inbox:
         self._broker = broker
         self.address = address
         self.keys: InboxKeys = inbox_keys(prefix, address)
+        self._archive = archive(prefix)
 
     async def _run(
         self, name: str, keys: Sequence[str], *arguments: Argument, link: Link | None = None
@@ -303,13 +304,23 @@ class Inbox:
         reply = await self._run("sweep", (self.keys.lanes, *self.keys.sources, self.keys.ledger))
         return bool(reply[0] == 1)
 
-    async def trim(self, messages: int, age_ms: int, most_bytes: int) -> tuple[int, bool]:
-        """Remove ended entries beyond the history kept; returns how many, and whether there are more."""
+    async def trim(
+        self, messages: int, age_ms: int, most_bytes: int, archived_only: bool = False
+    ) -> tuple[int, bool]:
+        """Remove ended entries beyond the history kept; returns how many, and whether there are more.
+
+        ``archived_only``: nothing goes that the archive has not committed.
+        """
         keys = self.keys
         reply = await self._run(
-            "trim", (keys.outcomes, *keys.sources), messages, age_ms, most_bytes, TRIM_STEP
-        )
+            "trim", (keys.outcomes, *keys.sources, keys.archived),
+            messages, age_ms, most_bytes, TRIM_STEP, int(archived_only),
+        )  # fmt: skip
         return int(reply[0]), reply[1] == 1
+
+    async def archive_is_on(self) -> bool:
+        """Whether this deployment archives: then history waits for it."""
+        return bool(await self._broker.execute("HGET", self._archive, "on") == b"1")
 
     async def beats(self) -> dict[str, str]:
         """Return consumer to beat, as the server has it now."""

@@ -118,7 +118,8 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         f"{_ADDRESS}archived",
         "hash",
         "How far the archive has taken this address: stream name (`outcomes`, `log`) to entry id. Nothing "
-        "beyond it is trimmed while an archive is on.",
+        "beyond it is trimmed while an archive is on; `border` (JSON) says where that is in each lane, "
+        "`next` where it will be when the archive comes to `mark`.",
         "archived",
         "as long as the address",
     ),
@@ -169,7 +170,8 @@ CATALOGUE: tuple[KeyInfo, ...] = (
     KeyInfo(
         f"{_ADDRESS}outcomes",
         "stream",
-        "One record per settlement batch: `consumer`, `outcome`, and per stream the entry ids that ended so.",
+        "One record per settlement batch: `consumer`, `outcome`, and per stream the entry ids that ended so; "
+        "`count` when only so many of them did.",
         "settle, postpone, bury, release, reclaim, promote, fetch",
         "trimmed with the lanes",
     ),
@@ -179,7 +181,8 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "Counters: accepted, processed, expired, cancelled, discarded, resolved, moved; the transitions "
         "retried, deferred, bounced, released, reclaimed; vanished; `added:<stream>` (entries "
         "that scripts added); `handmade` (entries that no script added, as of the last sweep); "
-        "`served` (when somebody first served the address, ms).",
+        "`served` (when somebody first served the address, ms); `archived`, `archive_missing`, and "
+        "`archiving` (1 where ended messages count against the limit until they are archived).",
         "every script",
         "as long as the address",
     ),

@@ -87,6 +87,11 @@ class Policy:
                     + ", ".join(sorted(_FOR_CHANNELS)),
                 )
 
+    @property
+    def must_be_archived(self) -> bool:
+        """Whether, where an archive is on, nothing may leave the address before the archive has it."""
+        return self.archive in (None, "required")
+
     def to_fields(self) -> dict[str, str]:
         """Return what is stored: durations in whole milliseconds under ``<name>_ms``."""
         stored: dict[str, str] = {}

@@ -175,10 +175,13 @@ class Housekeeper:
         messages = kept.messages if policy.history_messages is None else policy.history_messages
         most_bytes = kept.bytes if policy.history_bytes is None else policy.history_bytes
         age = kept.age if policy.history_age is None else policy.history_age
+        archived_only = policy.must_be_archived and await self._inbox.archive_is_on()
         more = True
         while more:
             # A sixth each: an address has six streams.
-            _, more = await self._inbox.trim(messages, milliseconds(age, "age"), most_bytes // len(SOURCES))
+            _, more = await self._inbox.trim(
+                messages, milliseconds(age, "age"), most_bytes // len(SOURCES), archived_only
+            )
             await asyncio.sleep(0)
 
 

@@ -316,7 +316,7 @@ class _Record:
         entries = tuple(
             (name.decode(errors="replace"), held_id)
             for name, value in zip(flat[::2], flat[1::2], strict=True)
-            if name not in (b"consumer", b"outcome", b"message_id")
+            if name not in (b"consumer", b"outcome", b"message_id", b"count")
             for held_id in value.decode(errors="replace").split()
         )
         message_id = named.get("message_id")
