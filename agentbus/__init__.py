@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from agentbus.errors import (
         AgentBusError,
         AlreadySettled,
-        ArchiveUnavailable,
         BodyNotSerializable,
         BodyTooLarge,
         BrokerError,
@@ -68,7 +67,7 @@ _HOMES = {
     "agentbus.broker.inspection": "InboxView Trace",
     "agentbus.bus": "Bus",
     "agentbus.errors": (
-        "AgentBusError AlreadySettled ArchiveUnavailable BodyNotSerializable BodyTooLarge BrokerError "
+        "AgentBusError AlreadySettled BodyNotSerializable BodyTooLarge BrokerError "
         "BrokerOutOfMemory BrokerRefused BrokerUnavailable ConfigurationError Defer "
         "DeliveryError DurabilityUnavailable GroupMissing InvalidTopic InvalidValue "
         "KeyConflict MalformedMessage NoBroker NoSuchAddress NoSuchAgent PolicyConflict "
@@ -113,7 +112,6 @@ __all__ = [
     "AgentBusError",
     "AgentSettings",
     "AlreadySettled",
-    "ArchiveUnavailable",
     "BodyNotSerializable",
     "BodyTooLarge",
     "BrokerError",

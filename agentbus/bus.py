@@ -20,6 +20,7 @@ from agentbus.broker.keys import check_prefix
 from agentbus.broker.server import check_safe
 from agentbus.errors import AgentBusError, ConfigurationError, PolicyConflict
 from agentbus.events import Events
+from agentbus.history.archived import LazyArchive
 from agentbus.history.entry import HistoryPage
 from agentbus.history.history import History
 from agentbus.history.query import HistoryFilters
@@ -41,6 +42,7 @@ from agentbus.send.stored import Stored
 from agentbus.settings import (
     EMBEDDED_URL,
     BusSettings,
+    archive_dsn,
     broker_url,
     default_agent,
     default_settings,
@@ -58,6 +60,7 @@ class _Rooms:
     requests: Requests
     grounds: Grounds
     history: History
+    archive: LazyArchive | None
 
 
 class Bus:
@@ -113,6 +116,8 @@ class Bus:
         publisher = Publisher(
             broker, self.settings.prefix, self._sender, self.settings.publisher, self.events
         )
+        dsn = self.settings.archive or archive_dsn()
+        archive = LazyArchive(dsn, self.settings.prefix) if dsn else None
         self._rooms = _Rooms(
             broker,
             publisher,
@@ -126,7 +131,8 @@ class Bus:
                 self.settings.retention,
                 milliseconds(self.settings.publisher.key_window, "key_window"),
             ),
-            History(broker, self.settings.prefix, None),
+            History(broker, self.settings.prefix, archive),
+            archive,
         )
 
     async def close(self) -> None:
@@ -140,6 +146,8 @@ class Bus:
         await rooms.requests.close()
         await rooms.publisher.close()
         await rooms.grounds.heart.stop()
+        if rooms.archive is not None:
+            await rooms.archive.close()
         await rooms.broker.close()
 
     def _connection(self, url: str, role: str) -> ConnectionSettings:

@@ -19,14 +19,10 @@
     │       ├── BrokerOutOfMemory
     │       ├── GroupMissing
     │       └── WrongKeyType
-<<<<<<< HEAD
-    ├── ArchiveUnavailable              the archive cannot be reached
-    ├── NoSuchAddress                   nothing was ever sent there; names those that are close
-=======
     ├── ArchiveError                    PostgreSQL could not do what was asked
     │   ├── ArchiveUnavailable          cannot be reached, or did not answer in time
     │   └── ArchiveRefused              answered, and does not take these rows
->>>>>>> w-archive
+    ├── NoSuchAddress                   nothing was ever sent there; names those that are close
     ├── PublishError
     │   ├── PublishTimeout              the deadline passed; says whether it may be stored
     │   ├── PublishRefused              the server refused this one message
@@ -131,14 +127,6 @@ class WrongKeyType(BrokerRefused):
     """A key holds another type than agentbus keeps there."""
 
 
-<<<<<<< HEAD
-class ArchiveUnavailable(AgentBusError):
-    """The archive cannot be reached or did not answer in time."""
-
-
-class NoSuchAddress(AgentBusError):
-    """Nothing was ever sent to this address, and nobody has served it."""
-=======
 class ArchiveError(AgentBusError):
     """The archive could not do what was asked."""
 
@@ -149,7 +137,10 @@ class ArchiveUnavailable(ArchiveError):
 
 class ArchiveRefused(ArchiveError):
     """The archive does not take these rows."""
->>>>>>> w-archive
+
+
+class NoSuchAddress(AgentBusError):
+    """Nothing was ever sent to this address, and nobody has served it."""
 
 
 class PublishError(AgentBusError):

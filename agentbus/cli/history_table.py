@@ -45,7 +45,8 @@ async def show_history(plan: HistoryPlan, *, url: str | None, prefix: str | None
     """Show one page, or all."""
     settings = settings_with(prefix)
     output = Output(as_json)
-    async with open_broker(url) as broker, open_archive(settings.archive or archive_dsn()) as archive:
+    dsn = settings.archive or archive_dsn()
+    async with open_broker(url) as broker, open_archive(dsn, settings.prefix) as archive:
         history = History(broker, settings.prefix, archive)
         gaps: dict[str, HistoryGap] = {}
         shown, last = 0, None

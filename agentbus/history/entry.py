@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
@@ -12,8 +11,8 @@ from agentbus.errors import MalformedMessage
 from agentbus.message.codec import decode
 from agentbus.message.message import Message
 
-#: Ends that come without a run.
-_UNSEEN = ("expired", "cancelled", "moved")
+#: Ends that come by a run.
+_RAN = ("processed", "discarded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +134,10 @@ def _sent_at(message: Message | None) -> datetime | None:
 
 
 def _attempts(kept: Kept) -> int:
-    spent = _count(kept.state, "attempt")
-    running = kept.status in ("in_flight", "dead") or (kept.status == "ended" and kept.outcome not in _UNSEEN)
+    if kept.attempts is not None:
+        return kept.attempts
+    spent = kept.state.get("attempt")
+    # What somebody wrote by hand reads as none, as in the scripts.
+    spent = spent if type(spent) is int and spent >= 0 else 0
+    running = kept.status in ("in_flight", "dead") or kept.outcome in _RAN
     return spent + 1 if running else spent
-
-
-def _count(state: Mapping[str, Any], name: str) -> int:
-    value = state.get(name)
-    return value if type(value) is int and value >= 0 else 0

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from agentbus.broker.connection import Broker
 from agentbus.broker.inspection import known_addresses
-from agentbus.errors import ArchiveUnavailable, NoSuchAddress
+from agentbus.errors import ArchiveError, NoSuchAddress
 from agentbus.history.entry import HistoryPage
 from agentbus.history.pages import MOST_ENTRIES, read_page
 from agentbus.history.query import HistoryFilters, HistoryQuery, new_query
@@ -51,9 +51,9 @@ class History:
             return
         if self._archive is not None:
             try:
-                if await self._archive.newest(query.address) is not None:
+                if await self._archive.edge(query.address, newest=True) is not None:
                     return
-            except ArchiveUnavailable:
+            except ArchiveError:
                 return
         close = difflib.get_close_matches(query.address, known, n=3)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from agentbus.broker.inspection.kept import LAST_OF_RECORD, Kept, Point, Stretch, Window
 from agentbus.broker.inspection.look import EntryId
-from agentbus.errors import ArchiveUnavailable, InvalidValue
+from agentbus.errors import ArchiveError, InvalidValue
 from agentbus.history.cursor import Cursor, decode_cursor
 from agentbus.history.entry import HistoryEntry, HistoryGap, HistoryPage, entry_of
 from agentbus.history.query import HistoryQuery
@@ -215,7 +215,7 @@ class _Page:
         assert self._archive is not None and self._border is not None
         try:
             return await self._archive.read(self._query, window.capped(self._border), self._room())
-        except ArchiveUnavailable as error:
+        except ArchiveError as error:
             self._lose_archive(error)
             return None
 
@@ -243,12 +243,12 @@ class _Page:
             return border
         # Redis was emptied, or the archive has not begun here.
         try:
-            return await self._archive.newest(self._shelf.address)
-        except ArchiveUnavailable as error:
+            return await self._archive.edge(self._shelf.address, newest=True)
+        except ArchiveError as error:
             self._lose_archive(error)
             return None
 
-    def _lose_archive(self, error: ArchiveUnavailable) -> None:
+    def _lose_archive(self, error: ArchiveError) -> None:
         self._border = None
         self._gap("archive", f"the archive cannot be reached, so only Redis was read: {error}")
 
@@ -273,8 +273,8 @@ class _Page:
     async def _oldest_archived(self) -> EntryId | None:
         assert self._archive is not None
         try:
-            found = await self._archive.oldest(self._shelf.address)
-        except ArchiveUnavailable as error:
+            found = await self._archive.edge(self._shelf.address, newest=False)
+        except ArchiveError as error:
             self._lose_archive(error)
             return None
         return None if found is None else found[:2]
@@ -303,8 +303,8 @@ class _Page:
         if self._archive is None or self._border is None:
             return 0
         try:
-            return await self._archive.count(self._shelf.address, self._border)
-        except ArchiveUnavailable as error:
+            return await self._archive.count(self._shelf.address, Window(None, self._border, False))
+        except ArchiveError as error:
             self._lose_archive(error)
             return 0
 

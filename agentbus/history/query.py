@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypedDict
 
-import orjson
-
 from agentbus.broker.inspection.inbox_view import ENDINGS
 from agentbus.broker.inspection.kept import Point, Window
 from agentbus.broker.inspection.unended import STAGES
@@ -172,7 +170,8 @@ def _is_type(message_type: str, pattern: str) -> bool:
 
 
 def _text_of(message: Message) -> str:
-    return orjson.dumps(message.envelope.get("body")).decode().lower()
+    # As PostgreSQL writes JSON, so that a text is found in both stores or in neither.
+    return json.dumps(message.envelope.get("body"), ensure_ascii=False).lower()
 
 
 def _digest(address: str, filters: HistoryFilters) -> str:

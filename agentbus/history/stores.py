@@ -29,16 +29,13 @@ class RedisEnds(Protocol):
 
 
 class ArchivedEnds(Protocol):
-    """What an archive has of an address; each call raises `ArchiveUnavailable` when it cannot be reached."""
+    """What an archive has of an address; each call raises `ArchiveError` when it cannot tell."""
 
-    async def newest(self, address: str) -> Point | None:
-        """Return the point of the last message it has; None when it has none."""
+    async def edge(self, address: str, *, newest: bool) -> Point | None:
+        """Return the point of the newest or the oldest message it has; None when it has none."""
 
-    async def oldest(self, address: str) -> Point | None:
-        """Return the point of the first message it has; None when it has none."""
-
-    async def count(self, address: str, up_to: Point) -> int:
-        """Count its messages up to a point."""
+    async def count(self, address: str, window: Window) -> int:
+        """Count its messages in a window."""
 
     async def read(self, query: HistoryQuery, window: Window, most: int) -> Stretch:
         """Return the next messages of a window that match a query."""

@@ -21,8 +21,8 @@ _RECORDS = 100
 #: Bodies in one round trip while their size is unknown, and at most.
 _FIRST_BODIES, _MOST_BODIES = 8, 256
 _BYTES = 1024 * 1024
-#: Fields of a record that name no stream.
-_FACTS = (b"consumer", b"outcome", b"message_id", b"count")
+#: Fields of a record that list entries. The archive counts places in a record as this module does.
+_STREAMS = frozenset(name.encode() for name in (*SOURCES, "resolved", "ended", "due"))
 #: Records before one that lists too much, which are searched for what had ended already.
 _MOST_BEFORE = 2_000
 
@@ -201,7 +201,7 @@ def _record_of(row: Sequence[Any]) -> _Record:
     entries = (
         (name.decode(errors="replace"), held_id)
         for name, value in zip(flat[::2], flat[1::2], strict=True)
-        if name not in _FACTS
+        if name in _STREAMS
         for held_id in value.decode(errors="replace").split()
     )
     ends = tuple(
@@ -214,6 +214,7 @@ def _record_of(row: Sequence[Any]) -> _Record:
 
 def _kept(end: End, fields: dict[str, Any] | None) -> Kept:
     found = fields or {}
+    attempts = found.get("attempts", b"")
     return Kept(
         point=end.point,
         status="ended",
@@ -225,4 +226,5 @@ def _kept(end: End, fields: dict[str, Any] | None) -> Kept:
         consumer=end.consumer,
         detail=found.get("resolution", b"").decode(errors="replace"),
         state=read_state(found.get("state")),
+        attempts=int(attempts) if attempts.isdigit() else None,
     )

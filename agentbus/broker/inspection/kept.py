@@ -33,6 +33,8 @@ class Kept:
     consumer: str = ""
     detail: str = ""
     state: Mapping[str, Any] = field(default_factory=dict)
+    #: Attempts begun, where they were counted; None: as the state says.
+    attempts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,6 +209,7 @@ def _entry(
 
 def _letter(row: Sequence[Any]) -> Kept:
     at, fields = parse_id(row[0]), fields_of(row[1] or ())
+    attempts = fields.get("attempts", b"")
     text = {name: fields.get(name, b"").decode(errors="replace") for name in ("reason", "detail", "owner")}
     return Kept(
         point=(*at, 0),
@@ -220,6 +221,7 @@ def _letter(row: Sequence[Any]) -> Kept:
         consumer=text["owner"],
         detail=": ".join(part for part in (text["reason"], text["detail"]) if part),
         state=read_state(fields.get("state")),
+        attempts=int(attempts) if attempts.isdigit() else None,
     )
 
 
