@@ -241,12 +241,18 @@ class _Page:
         border = await self._shelf.archived_up_to()
         if border is not None:
             return border
-        # Redis was emptied, or the archive has not begun here.
         try:
-            return await self._archive.edge(self._shelf.address, newest=True)
+            newest = await self._archive.edge(self._shelf.address, newest=True)
         except ArchiveError as error:
             self._lose_archive(error)
             return None
+        if newest is None:
+            return None
+        # The archive has rows and Redis knows of none: it was emptied, or the archive's first rows are not
+        # noted yet. Redis has everything since its oldest record, and the archive what is older.
+        oldest = (await self._shelf.ends.tally()).oldest
+        border = (*newest[:2], LAST_OF_RECORD)
+        return border if oldest is None else min(border, (*oldest, -1))
 
     def _lose_archive(self, error: ArchiveError) -> None:
         self._border = None
