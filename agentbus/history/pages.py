@@ -168,6 +168,8 @@ class _Page:
             stretch = await self._read_archive(window)
             if stretch is None:
                 return
+            if self._point == self._border and not self._query.oldest_first:
+                await self._check_seam()
             await self._take_all(stretch, "archive")
         else:
             stretch = await self._shelf.ends.read(self._above_border(window), self._room())
@@ -181,7 +183,6 @@ class _Page:
         elif self._crosses(where):
             assert self._border is not None
             self._point = self._border
-            await self._check_seam()
         else:
             if not self._query.oldest_first:
                 await self._check_beginning()
@@ -295,7 +296,7 @@ class _Page:
             )
             return
         missing = tally.ended - found - await self._count_archived()
-        if missing > 0:
+        if missing > 0 and "archive" not in self._gaps:
             verb = "were sent" if self._query.is_channel else "ended"
             before = "" if oldest is None else f" before {_shown(oldest[0])}"
             self._gap("trimmed", f"{missing:,} message(s) that {verb}{before} were removed{self._by()}")
