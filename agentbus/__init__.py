@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from agentbus.broker.inspection import InboxView, Trace
     from agentbus.bus import Bus
+    from agentbus.dead_letters import BulkRetry, DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetters
     from agentbus.errors import (
         AgentBusError,
         AlreadySettled,
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
         BrokerRefused,
         BrokerUnavailable,
         ConfigurationError,
+        DeadLetterError,
+        DeadLetterResolved,
         Defer,
         DeliveryError,
         DurabilityUnavailable,
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
         NoBroker,
         NoSuchAddress,
         NoSuchAgent,
+        NoSuchDeadLetter,
+        NoSuchSchedule,
         PolicyConflict,
         PublisherClosed,
         PublishError,
@@ -55,6 +60,8 @@ if TYPE_CHECKING:
     from agentbus.receive.context import Context
     from agentbus.receive.delivery import Delivery
     from agentbus.receive.subscriber import Subscriber
+    from agentbus.schedules.schedule import Schedule
+    from agentbus.schedules.schedules import ScheduleOptions
     from agentbus.send.envelope import PublishOptions
     from agentbus.send.publisher import Publisher
     from agentbus.send.stored import Stored
@@ -66,11 +73,14 @@ __version__ = "0.1.0"
 _HOMES = {
     "agentbus.broker.inspection": "InboxView Trace",
     "agentbus.bus": "Bus",
+    "agentbus.dead_letters": "BulkRetry DeadLetter DeadLetterFilter DeadLetterPage DeadLetters",
     "agentbus.errors": (
         "AgentBusError AlreadySettled BodyNotSerializable BodyTooLarge BrokerError "
-        "BrokerOutOfMemory BrokerRefused BrokerUnavailable ConfigurationError Defer "
+        "BrokerOutOfMemory BrokerRefused BrokerUnavailable ConfigurationError "
+        "DeadLetterError DeadLetterResolved Defer "
         "DeliveryError DurabilityUnavailable GroupMissing InvalidTopic InvalidValue "
-        "KeyConflict MalformedMessage NoBroker NoSuchAddress NoSuchAgent PolicyConflict "
+        "KeyConflict MalformedMessage NoBroker NoSuchAddress NoSuchAgent NoSuchDeadLetter NoSuchSchedule "
+        "PolicyConflict "
         "PublisherClosed PublishError PublishRefused PublishTimeout QueueFull "
         "Reject RequestError RequestFailed RequestTimeout StaleDelivery "
         "UnsafeBroker WrongKeyType "
@@ -86,6 +96,8 @@ _HOMES = {
     "agentbus.receive.context": "Context",
     "agentbus.receive.delivery": "Delivery",
     "agentbus.receive.subscriber": "Subscriber",
+    "agentbus.schedules.schedule": "Schedule",
+    "agentbus.schedules.schedules": "ScheduleOptions",
     "agentbus.send.envelope": "PublishOptions",
     "agentbus.send.publisher": "Publisher",
     "agentbus.send.stored": "Stored",
@@ -118,11 +130,18 @@ __all__ = [
     "BrokerOutOfMemory",
     "BrokerRefused",
     "BrokerUnavailable",
+    "BulkRetry",
     "Bus",
     "BusSettings",
     "CallNext",
     "ConfigurationError",
     "Context",
+    "DeadLetter",
+    "DeadLetterError",
+    "DeadLetterFilter",
+    "DeadLetterPage",
+    "DeadLetterResolved",
+    "DeadLetters",
     "Defer",
     "Delivery",
     "DeliveryError",
@@ -144,6 +163,8 @@ __all__ = [
     "NoBroker",
     "NoSuchAddress",
     "NoSuchAgent",
+    "NoSuchDeadLetter",
+    "NoSuchSchedule",
     "Policy",
     "PolicyConflict",
     "PublishError",
@@ -160,6 +181,8 @@ __all__ = [
     "RequestTimeout",
     "RetentionSettings",
     "Retry",
+    "Schedule",
+    "ScheduleOptions",
     "StaleDelivery",
     "Stored",
     "Subscriber",

@@ -10,14 +10,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 from agentbus.broker.connection import Broker, ConnectionSettings
 from agentbus.broker.embedded import EmbeddedSettings, ensure_running
 from agentbus.broker.inbox import Inbox
 from agentbus.broker.inspection import InboxView, Trace, inspect_inbox, known_addresses, trace_message
-from agentbus.broker.keys import check_prefix
+from agentbus.broker.keys import check_prefix, ticking
+from agentbus.broker.schedules import ScheduleStore
 from agentbus.broker.server import check_safe
+from agentbus.broker.wake import Wake
+from agentbus.dead_letters import DeadLetters
 from agentbus.errors import AgentBusError, ConfigurationError, PolicyConflict
 from agentbus.events import Events
 from agentbus.history.archived import LazyArchive
@@ -35,7 +38,8 @@ from agentbus.receive.outcome import Outcome
 from agentbus.receive.pulling import PulledDelivery, Puller
 from agentbus.receive.subscriber import Subscriber, first_error, until_ready
 from agentbus.receive.workload import SuspectGate
-from agentbus.send.envelope import AnyTopic, PublishOptions, Sender
+from agentbus.schedules.schedules import Schedules
+from agentbus.send.envelope import AnyTopic, Outgoing, PublishOptions, Sender, compose
 from agentbus.send.publisher import Publisher
 from agentbus.send.requests import Answers, Requests
 from agentbus.send.stored import Stored
@@ -224,6 +228,25 @@ class Bus:
         inbox = Inbox(self.rooms.broker, self.settings.prefix, parse_address(address))
         return Policy.from_fields(await inbox.policy_fields())
 
+    # --- recurring messages ---
+
+    @property
+    def schedules(self) -> Schedules:
+        """Recurring messages: ``add``, ``list``, ``get``, ``pause``, ``resume``, ``cancel``."""
+        broker, prefix = self.rooms.broker, self.settings.prefix
+
+        def composed(topic: AnyTopic, body: Any, options: dict[str, Any]) -> Outgoing:
+            given = cast("PublishOptions", options)
+            return compose(self._sender, topic, body, given, self.settings.publisher.message_bytes)
+
+        return Schedules(
+            ScheduleStore(broker, prefix, self.settings.publisher.address_limit),
+            Wake(broker, ticking(prefix)),
+            composed,
+            lambda: known_addresses(broker, prefix),
+            self._sender.agent,
+        )
+
     # --- serving ---
 
     async def serve(self, *agents: Agent, handle_signals: bool = True) -> None:
@@ -300,6 +323,20 @@ class Bus:
             await puller.open()
             self._pulls[name] = puller
         return await puller.next(timeout)
+
+    # --- dead letters ---
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """Messages that failed for good: list, retry, edit, resolve and drop them."""
+        limit = self.settings.publisher.message_bytes
+        return DeadLetters(
+            self.rooms.broker,
+            self.settings.prefix,
+            self._sender.agent or "anonymous",
+            lambda topic, body: compose(self._sender, topic, body, {}, limit).text,
+            limit,
+        )
 
     # --- looking ---
 

@@ -34,6 +34,10 @@
     ├── RequestError
     │   ├── RequestTimeout
     │   └── RequestFailed               the handler ended without an answer
+    ├── DeadLetterError
+    │   └── NoSuchDeadLetter            nothing has this id, or nothing matches
+    │       └── DeadLetterResolved      it was retried, resolved or dropped before
+    ├── NoSuchSchedule
     ├── DeliveryError
     │   ├── StaleDelivery               the lease was lost: somebody else owns the message
     │   └── AlreadySettled
@@ -195,6 +199,27 @@ class RequestFailed(RequestError):
         super().__init__(message)
         #: The named outcome of the request, for example ``rejected`` or ``exhausted``.
         self.reason = reason
+
+
+class DeadLetterError(AgentBusError):
+    """A dead letter cannot be worked on in this way."""
+
+
+class NoSuchDeadLetter(DeadLetterError):
+    """There is no such dead letter."""
+
+
+class DeadLetterResolved(NoSuchDeadLetter):
+    """This dead letter was retried, resolved or dropped before."""
+
+    def __init__(self, message: str | None = None, *, outcome: str = "resolved") -> None:
+        super().__init__(message)
+        #: What became of it: ``retried``, ``resolved`` or ``dropped``.
+        self.outcome = outcome
+
+
+class NoSuchSchedule(AgentBusError):
+    """There is no such schedule."""
 
 
 class DeliveryError(AgentBusError):

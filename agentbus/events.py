@@ -11,11 +11,15 @@ to whoever listens. The actions:
 ``late_reply``            an answer came after its request had given up
 ``reply_undeliverable``   the process that asked is gone
 ``dead_letter``           a delivery became a dead letter
+``dead_letters_full``     an address has as many dead letters as it may: what dies is parked, never dropped
+``dead_letters_filling``  an address has nine tenths of the dead letters it may have
 ``discarded``             a delivery was discarded by its policy
 ``durability_degraded``   the server cannot give the default durability
 ``unknown_eviction``      the server does not say whether it evicts keys
 ``settlement_refused``    the broker refuses a settlement; it is tried again
 ``dropped_delivery``      user code let go of a delivery without settling it
+``unannounced``           the workers were not told of a due message; their slow sweep finds it
+``orphaned``              bodies of delayed messages that nothing points at; somebody deleted the index
 ``read_refused``          the broker refuses a read; it is tried again
 ``policy_ignored``        the stored policy of an address cannot be read
 ``restored``              an entry was taken from its owner by somebody's hand and put back

@@ -94,6 +94,20 @@ class RetentionSettings:
     age: Duration = 7 * 86_400.0
     #: Bytes per address.
     bytes: int = 64 * 1024 * 1024
+    #: Messages per channel; their age and bytes as above.
+    channel_messages: int = 100_000
+    #: Dead letters per address; the resolved ones among them go first.
+    dead: int = 100_000
+    #: How long a dead letter waits for a person before it is discarded, and how long a resolved one stays.
+    dead_age: Duration = 30 * 86_400.0
+
+    def __post_init__(self) -> None:
+        for name in ("messages", "bytes", "channel_messages", "dead"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise InvalidValue(name, f"must be a whole number of 0 or more, not {value!r}")
+        for name in ("age", "dead_age"):
+            milliseconds(getattr(self, name), name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,3 +157,8 @@ def embedded_home() -> str | None:
 def archive_dsn() -> str | None:
     """Return the PostgreSQL connection string that the environment gives the archive, if any."""
     return os.environ.get(ARCHIVE_VARIABLE) or None
+
+
+def editor() -> str | None:
+    """Return the user's editor as a command line, from VISUAL or EDITOR; None without one."""
+    return os.environ.get("VISUAL") or os.environ.get("EDITOR") or None

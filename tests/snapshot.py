@@ -124,6 +124,8 @@ class Snapshot:
         held = {(s, i): owner for s, stream in enumerate(self.streams) for i, owner in stream.pending.items()}
         assert waiting == {(one.source, one.entry) for one in model.at("waiting")}, "waiting"
         assert held == {(one.source, one.entry): one.owner for one in model.at("held")}, "in flight"
+        gone = {one.tag for one in model.at("held") if not one.vanished and not self._has(one)}
+        assert gone == set(), "held by somebody, and yet removed"
         assert sorted(self.due_tags) == sorted(one.tag for one in model.at("due")), "due"
         assert self.orphans == 0, "bodies without an index, or an index without bodies"
         assert sorted(self.dead) == sorted(one.tag for one in model.at("dead")), "dead"
@@ -131,6 +133,9 @@ class Snapshot:
         self._compare_counters(model)
         self._compare_ledger(model, len(waiting), len(held))
         self._compare_index(model)
+
+    def _has(self, message: Message) -> bool:
+        return message.entry in self.streams[message.source].entries
 
     def _learn_entries(self, model: InboxModel) -> None:
         """Take over the ids of what the model has moved; one that it has not moved must not change."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from agentbus import __version__
 from agentbus.broker.worker_registry import Roll, WorkerRegistry, WorkerState
 from agentbus.errors import BrokerError
+from agentbus.receive.lease import clock
 from workers.role import Ground, Role, logger
 
 
@@ -30,7 +31,9 @@ class Membership:
 
     async def beat(self) -> None:
         """Say how this process does, and learn who else lives."""
+        sent_at = clock()
         self._learn(await self._registry.beat(self._state()))
+        self._ground.standing.beat_answered(sent_at)
 
     async def run(self) -> None:
         """Beat until the process stops. An outage is no reason to stop: work goes on when it is over."""

@@ -16,6 +16,7 @@ from agentbus.bus import Bus
 from agentbus.errors import AgentBusError
 from workers.settings import WorkerSettings
 from workers.share import Share
+from workers.standing import Standing
 
 logger = logging.getLogger("agentbus.workers")
 
@@ -49,6 +50,8 @@ class Ground:
     bus: Bus
     settings: WorkerSettings
     share: Share
+    #: Whether the broker takes what this process writes.
+    standing: Standing = field(default_factory=Standing)
     #: Set when the process is to stop: a role ends its step and returns.
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agentbus.errors import ConfigurationError
+from workers.dead import Dead
+from workers.due import Due
+from workers.reclaim import Reclaim
+from workers.recurring import Recurring
+from workers.retention import Retention
 from workers.role import Role
 
 #: In the order in which they start.
-ROLES: tuple[type[Role], ...] = ()
+ROLES: tuple[type[Role], ...] = (Due, Reclaim, Dead, Recurring, Retention)
 
 
 def chosen(names: Sequence[str]) -> list[type[Role]]:

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Sequence
 
 from agentbus.errors import BrokerError
+from agentbus.receive.subscriber import first_error
 from workers.membership import Membership
 from workers.role import Ground, Role, logger
 
@@ -66,6 +67,9 @@ class Service:
 
 def _reason(name: str, task: asyncio.Task[None]) -> RoleEnded:
     error = task.exception()
+    if isinstance(error, BaseExceptionGroup):
+        # A role of several tasks: the error itself says more than the group around it.
+        error = first_error(error)
     why = "it returned" if error is None else f"{type(error).__name__}: {error}"
     logger.error("%s ended: %s", name, why, exc_info=error)
     ended = RoleEnded(f"{name} ended: {why}")

@@ -21,5 +21,10 @@ class WorkerSettings:
     addresses_per_second: float = 2_000.0
     #: The lease of consumers: without a beat for this long they count as dead. As in `AgentSettings`.
     lease: float = 4.0
+    #: Between the beginnings of two walks over all inboxes that put back lost announcements, list lanes that
+    #: hand-made entries left out, and report orphans.
+    sweep: float = 30.0
+    #: Between two walks that look for consumers that are known to a group and not alive.
+    strangers: float = 10.0
     #: What stays as history where an address has no policy of its own.
     retention: RetentionSettings = field(default_factory=RetentionSettings)

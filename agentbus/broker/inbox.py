@@ -72,6 +72,8 @@ class Promoted:
     next_due_ms: int | None
     server_ms: int
     more: bool
+    #: How late the latest of those that moved was, in ms.
+    late_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,18 @@ class Reclaimed:
     charged: bool
     #: Messages that became dead letters, as JSON text: their askers wait.
     dead: Sequence[bytes]
+    #: How many of them are parked, because the address has as many dead letters as it may.
+    parked: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Burial:
+    """What became of a delivery that failed for good."""
+
+    #: The dead letter; empty when there was no room for it.
+    letter: str
+    #: Server time in ms at which a parked one is looked at again; None when it is a dead letter.
+    parked_until_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +124,17 @@ class Inbox:
         except WrongKeyType as error:
             raise await self._named(error) from error
 
+    async def run(self, name: str, keys: Sequence[str], *arguments: Argument) -> Any:
+        """Run a script of another room on this address; errors name the key that has the wrong type."""
+        return await self._run(name, keys, *arguments)
+
     async def _named(self, error: WrongKeyType) -> WrongKeyType:
         """Say which key has the wrong type: the server's own message does not."""
         expected = {
             self.keys.lanes: b"zset", self.keys.due: b"zset", self.keys.delayed: b"hash",
-            self.keys.dead: b"stream", self.keys.alive: b"hash", self.keys.started: b"hash",
+            self.keys.dead: b"stream", self.keys.resolved: b"stream", self.keys.ended: b"stream",
+            self.keys.archived: b"hash", self.keys.retention: b"hash", self.keys.alive: b"hash",
+            self.keys.started: b"hash",
             self.keys.outcomes: b"stream", self.keys.ledger: b"hash", self.keys.policy: b"hash",
             **dict.fromkeys(self.keys.sources, b"stream"),
         }  # fmt: skip
@@ -217,8 +237,11 @@ class Inbox:
 
     async def postpone(
         self, consumer: str, entry: RawEntry, delay_ms: int, kind: str, failure: str, message_id: str
-    ) -> bool:
-        """Move a delivery to ``due``; ``kind`` is retried, deferred or bounced. False: settled before."""
+    ) -> int | None:
+        """Move a delivery to ``due``; ``kind`` is retried, deferred or bounced.
+
+        Returns when it comes due (server time in ms); None when it was settled before.
+        """
         keys = self.keys
         reply = await self._run(
             "postpone",
@@ -226,20 +249,25 @@ class Inbox:
             consumer, entry.entry_id, entry.source, delay_ms, kind, failure, message_id, keys.nudge,
         )  # fmt: skip
         self._check(reply)
-        return bool(reply[0] == b"postponed")
+        return int(reply[1]) if reply[0] == b"postponed" else None
 
     async def bury(
         self, consumer: str, entry: RawEntry, reason: str, detail: str, failure: str, max_retries: int
-    ) -> str | None:
-        """Make a delivery a dead letter; returns its id, or None when it was settled before."""
+    ) -> Burial | None:
+        """Make a delivery a dead letter, parked if there is no room; None when it was settled before."""
         keys = self.keys
         reply = await self._run(
             "bury",
-            (keys.alive, keys.ledger, keys.dead, keys.outcomes, keys.sources[entry.source]),
-            consumer, entry.entry_id, entry.source, reason, detail, failure, max_retries,
+            (
+                keys.alive, keys.ledger, keys.dead, keys.outcomes, keys.sources[entry.source],
+                keys.due, keys.delayed, keys.resolved, keys.policy,
+            ),
+            consumer, entry.entry_id, entry.source, reason, detail, failure, max_retries, keys.nudge,
         )  # fmt: skip
         self._check(reply)
-        return reply[1].decode() if reply[0] == b"buried" else None
+        if reply[0] == b"parked":
+            return Burial("", int(reply[1]))
+        return Burial(reply[1].decode()) if reply[0] == b"buried" else None
 
     async def release(self, consumer: str, entries: Mapping[int, Iterable[bytes]]) -> int:
         """Hand deliveries back at once, nothing spent; returns how many were still held."""
@@ -273,24 +301,28 @@ class Inbox:
             "promote",
             (
                 keys.ledger, keys.due, keys.delayed, keys.lanes, keys.outcomes, keys.keys_even, keys.keys_odd,
-                keys.keys_due, *keys.sources,
+                keys.keys_due, keys.ended, *keys.sources, keys.dead, keys.resolved, keys.policy,
             ),
             most, window_ms,
         )  # fmt: skip
         upcoming = float(reply[1] or "inf")
         next_due = int(upcoming) if math.isfinite(upcoming) else None
-        return Promoted(int(reply[0]), next_due, int(reply[2]), reply[3] == 1)
+        return Promoted(int(reply[0]), next_due, int(reply[2]), reply[3] == 1, int(reply[4]))
 
     async def reclaim(self, consumer: str, seen_beat: str, charge: bool = False) -> Reclaimed | None:
         """Take what a dead consumer held, one step; ``seen_beat`` '' = its name is not in ``alive``."""
         keys = self.keys
         reply = await self._run(
-            "reclaim", (keys.alive, keys.started, keys.ledger, keys.dead, keys.outcomes, *keys.sources),
-            consumer, seen_beat, RECLAIM_STEP, FATAL_CRASHES, int(charge),
+            "reclaim",
+            (
+                keys.alive, keys.started, keys.ledger, keys.dead, keys.outcomes, *keys.sources,
+                keys.due, keys.delayed, keys.resolved, keys.policy,
+            ),
+            consumer, seen_beat, RECLAIM_STEP, FATAL_CRASHES, int(charge), keys.nudge,
         )  # fmt: skip
         if reply[0] == b"alive":
             return None
-        return Reclaimed(int(reply[1]), reply[2] == 1, reply[3] == 1, tuple(reply[5::2]))
+        return Reclaimed(int(reply[1]), reply[2] == 1, reply[3] == 1, tuple(reply[5:]), int(reply[4]))
 
     async def make_groups(self) -> bool:
         """Create streams and groups that were deleted; returns whether any was missing."""
@@ -301,8 +333,13 @@ class Inbox:
 
     async def sweep(self) -> bool:
         """List lanes that a hand-made entry left out of the index; returns whether anything waits."""
-        reply = await self._run("sweep", (self.keys.lanes, *self.keys.sources, self.keys.ledger))
+        call = self.sweep_call()
+        reply = await self._run("sweep", call.keys)
         return bool(reply[0] == 1)
+
+    def sweep_call(self) -> Call:
+        """Return the call behind `sweep`, for sweeping many inboxes at once."""
+        return Call(load("sweep"), (self.keys.lanes, *self.keys.sources, self.keys.ledger), ())
 
     async def trim(
         self, messages: int, age_ms: int, most_bytes: int, archived_only: bool = False
@@ -344,6 +381,14 @@ class Inbox:
                 name = fields[b"name"].decode()
                 held[name] = held.get(name, 0) + int(fields[b"pending"])
         return [Holding(name, pending) for name, pending in held.items()]
+
+    async def strangers(self) -> list[str]:
+        """Return every consumer of the group that is not alive: it holds nothing by right."""
+        return [name.decode() for name in await run(self._broker, self.strangers_call())]
+
+    def strangers_call(self) -> Call:
+        """Return the call behind `strangers`, for asking many inboxes at once."""
+        return Call(load("strangers"), (self.keys.alive, *self.keys.sources), ())
 
     async def held_ids(self, consumer: str, most: int = 1000) -> list[tuple[int, bytes]]:
         """Return (source, entry id) of what is pending for a consumer.

@@ -68,8 +68,9 @@ CATALOGUE: tuple[KeyInfo, ...] = (
     KeyInfo(
         f"{_ADDRESS}delayed",
         "hash",
-        "What `due` points at: `<id>` is the envelope, `<id>:state` its state with the lane.",
-        "publish, postpone; promote removes",
+        "What `due` points at: `<id>` is the envelope, `<id>:state` its state with the lane. A state with "
+        "`parked` holds a dead letter that waits for room in `dead`.",
+        "publish, postpone, bury, reclaim; promote removes",
         "as long as something is due",
     ),
     KeyInfo(
@@ -78,8 +79,16 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "Dead letters: `message` (or `raw:<field>` of an entry that was none, `raw_fields` if many), "
         "`state`, `reason`, "
         "`detail`, `lane`, `entry`, `owner`, `attempts`, `max_retries`.",
-        "bury, reclaim",
+        "bury, reclaim, promote",
         "until somebody retries, resolves or drops it, or the retention of dead letters ends it",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}unannounced",
+        "stream",
+        "What is left of dead letters that went before a worker announced them: `letter` (its id), `reason`, "
+        "`detail`, `attempts`, `max_retries`, `owner`, `message` (who sent what, without the body).",
+        "retry_letter, resolve, drop; announced removes",
+        "until announced; at most some 10,000",
     ),
     KeyInfo(
         f"{_ADDRESS}resolved",
@@ -94,7 +103,7 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "stream",
         "Messages that ended elsewhere than in a lane (expired while due, dropped dead letters): `message`, "
         "`state`, `outcome`. History, as the ended entries of a lane are; no consumer group.",
-        "promote, drop",
+        "promote, drop, lapse",
         "trimmed with the lanes",
     ),
     KeyInfo(
@@ -121,6 +130,14 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "beyond it is trimmed while an archive is on; `border` (JSON) says where that is in each lane, "
         "`next` where it will be when the archive comes to `mark`.",
         "archived",
+        "as long as the address",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}retention",
+        "hash",
+        "How far retention has come: `pruned` (the last record of `outcomes` it has read, for the list in "
+        "`pruned_for`), and what the archive has surely taken of `ended` and `resolved` (`mark…`, `safe:…`).",
+        "prune, trim_ended",
         "as long as the address",
     ),
     KeyInfo(
@@ -172,17 +189,18 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "stream",
         "One record per settlement batch: `consumer`, `outcome`, and per stream the entry ids that ended so; "
         "`count` when only so many of them did.",
-        "settle, postpone, bury, release, reclaim, promote, fetch",
+        "settle, postpone, bury, release, reclaim, promote, fetch, lapse, retry_letter, resolve, drop",
         "trimmed with the lanes",
     ),
     KeyInfo(
         f"{_ADDRESS}ledger",
         "hash",
         "Counters: accepted, processed, expired, cancelled, discarded, resolved, moved; the transitions "
-        "retried, deferred, bounced, released, reclaimed; vanished; `added:<stream>` (entries "
-        "that scripts added); `handmade` (entries that no script added, as of the last sweep); "
+        "retried, deferred, bounced, released, reclaimed, parked, redriven; vanished; `added:<stream>` "
+        "(entries that scripts added); `handmade` (entries that no script added, as of the last sweep); "
         "`served` (when somebody first served the address, ms); `archived`, `archive_missing`, and "
-        "`archiving` (1 where ended messages count against the limit until they are archived).",
+        "`archiving` (1 where ended messages count against the limit until they are archived); `announced` "
+        "(how far its dead letters were announced, ms).",
         "every script",
         "as long as the address",
     ),
@@ -271,11 +289,13 @@ class InboxKeys:
     due: str
     delayed: str
     dead: str
+    unannounced: str
     resolved: str
     ended: str
     schedules: str
     ticks: str
     archived: str
+    retention: str
     alive: str
     started: str
     keys_even: str
@@ -305,11 +325,13 @@ def inbox_keys(prefix: str, address: str) -> InboxKeys:
         due=root + "due",
         delayed=root + "delayed",
         dead=root + "dead",
+        unannounced=root + "unannounced",
         resolved=root + "resolved",
         ended=root + "ended",
         schedules=root + "schedules",
         ticks=root + "ticks",
         archived=root + "archived",
+        retention=root + "retention",
         alive=root + "alive",
         started=root + "started",
         keys_even=root + "keys:0",

@@ -15,6 +15,7 @@ from agentbus.broker import keys
 from agentbus.broker.connection import Argument, Broker
 from agentbus.broker.scripts import Call, load, run
 from agentbus.message.policy import PRIORITIES
+from agentbus.message.topics import is_channel
 
 #: Its schedule is kept by the role `status`; nothing else recurs there, and role `recurring` passes it by.
 SELF_TIMED = "system.bus"
@@ -98,10 +99,14 @@ class ScheduleStore:
 
     async def add(self, address: str, schedule_id: str, definition: bytes, first_ms: int) -> bytes | None:
         """Add a schedule; returns the definition that is there already when the id is taken, else None."""
-        # Before the first write, as publishers do: the slow sweep of the workers goes by this set.
-        await self._broker.execute("SADD", keys.addresses(self._prefix), address)
+        await self.note_address(address)
         reply = await self._run("schedule_add", address, schedule_id, definition, first_ms)
         return reply[1] if reply[0] == b"known" else None
+
+    async def note_address(self, address: str) -> None:
+        """Add an address to the set of those in use: before the first write, as publishers do, and again
+        when it ticks, in case the set was lost. The slow sweeps of the workers go by it."""
+        await self._broker.execute("SADD", keys.addresses(self._prefix), address)
 
     async def pause(self, address: str, schedule_id: str) -> str:
         """Pause; returns ``paused``, ``ended`` or ``unknown``."""
@@ -193,7 +198,7 @@ class ScheduleStore:
 
     def _target(self, address: str, lane: int) -> tuple[str, tuple[str, ...]]:
         """Return the lane's name and the keys that ``tick.lua`` needs."""
-        if not address.startswith("agent."):
+        if is_channel(address):
             channel = keys.channel_keys(self._prefix, address)
             return "log", (channel.ticks, channel.schedules, channel.ledger, channel.policy, channel.log)
         inbox = keys.inbox_keys(self._prefix, address)

@@ -7,15 +7,21 @@ look.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from agentbus.broker.connection import Broker
+from agentbus.broker.keys import wake
 from agentbus.broker.scripts import Call, load, run, run_all
+from agentbus.errors import BrokerError
+from agentbus.events import Events
 
 #: A worker that dies delays what it had claimed by at most this.
 CLAIM_MS = 2_000
+#: Seconds that an announcement may take: it must not hold up who waits for the message behind it.
+_PATIENCE = 1.0
 
 
 class Claim(NamedTuple):
@@ -72,10 +78,10 @@ class Wake:
         reply = await run(self._broker, Call(load("claim_wake"), (self._key,), (most, claim_ms)))
         items = iter(reply[2:])
         claims = tuple(
-            Claim(address.decode(errors="replace"), int(score), _whole(due))
+            Claim(address.decode(errors="replace"), int(score), whole(due))
             for address, due, score in zip(items, items, items, strict=True)
         )
-        return Claims(claims, int(reply[0]), _whole(reply[1]) if reply[1] else None)
+        return Claims(claims, int(reply[0]), whole(reply[1]) if reply[1] else None)
 
     async def settle(self, claim: Claim, next_ms: int | None) -> bool:
         """Say that an address was looked at and when to look again; None: it has nothing to come.
@@ -85,12 +91,39 @@ class Wake:
         arguments = (claim.address, claim.score, "" if next_ms is None else next_ms)
         return bool(await run(self._broker, Call(load("settle_wake"), (self._key,), arguments)) == 1)
 
+    async def scores(self, addresses: Sequence[str]) -> list[int | None]:
+        """Return the noted time of the next look, in ms, for each address; None for one that has none."""
+        reply = await self._broker.execute("ZMSCORE", self._key, *addresses)
+        return [None if score is None else whole(score) for score in reply]
+
     async def withdraw(self, address: str) -> None:
         """Take off an address that is none: somebody's hand put it there."""
         await self._broker.execute("ZREM", self._key, address)
 
 
-def _whole(score: bytes) -> int:
-    # A score that somebody wrote by hand may be infinite or have a fraction.
+class Announcer:
+    """Announces due messages on behalf of whoever stored them, who is never failed by it.
+
+    An announcement saves time and guards nothing: one that was lost is made good by the workers' slow sweep,
+    and the subscribers of an address have timers of their own.
+    """
+
+    def __init__(self, broker: Broker, prefix: str, events: Events) -> None:
+        self._wake = Wake(broker, wake(prefix))
+        self._events = events
+
+    async def announce(self, address: str, due_ms: int | None, delay_ms: int | None = None) -> None:
+        """Announce, see `Wake.announce`; one that fails becomes the event ``unannounced``."""
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self._wake.announce(address, due_ms, delay_ms)
+        except (BrokerError, TimeoutError) as error:
+            self._events.emit(
+                "unannounced", address, f"the workers were not told when something comes due here: {error!r}"
+            )
+
+
+def whole(score: bytes) -> int:
+    """Return a score in ms; one that somebody wrote by hand may be infinite or have a fraction."""
     number = float(score)
     return int(max(min(number, 2.0**53), -(2.0**53)))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from agentbus.cli import broker, doctor, history, inbox, pub, run, sub, tail, trace, version
+from agentbus.cli import broker, dlq, doctor, history, inbox, pub, run, schedule, sub, tail, trace, version
 
 _HELP = """The message bus that AI-agent processes use to work together, on Redis Streams.
 
@@ -53,6 +53,8 @@ app.command("tail", short_help="Look at messages without taking them.")(tail.tai
 app.command("inbox", short_help="Show what an inbox holds, and its ledger.")(inbox.inbox)
 app.command("history", short_help="Show what became of the messages of an address.")(history.history)
 app.command("trace", short_help="Show every place and outcome of one message.")(trace.trace)
+app.add_typer(dlq.dlq, name="dlq", short_help="Look at dead letters; retry, mend, resolve or drop them.")
 app.command("doctor", short_help="Find out what is wrong, and what to do.")(doctor.doctor)
+app.add_typer(schedule.app, name="schedule", short_help="Send messages again and again.")
 app.command("run", short_help="Serve agents.")(run.run_agents)
 app.command("version", short_help="Print versions.")(version.version)

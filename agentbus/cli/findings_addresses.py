@@ -113,9 +113,14 @@ def _of_lanes(address: str, look: Look) -> Iterator[Finding]:
 
 async def _of_contents(broker: Broker, prefix: str, address: str, look: Look) -> list[Finding]:
     findings = []
+    delayed = inbox_keys(prefix, address).delayed
     if look.next_due_ms is not None and look.beats and look.next_due_ms < look.server_ms - 5_000:
         late = age(look.server_ms - look.next_due_ms)
         findings.append(Finding(address, WARN, f"a due message is {late} late", "see the logs of its agents"))
+    if look.orphans:
+        detail = f"{plural(look.orphans, 'delayed message')} that nothing points at any more"
+        advice = f"somebody removed them from the key due: ZADD their ids back, or HDEL them from {delayed}"
+        findings.append(Finding(address, WARN, detail, advice))
     if look.dead:
         name = address.partition(".")[2]
         advice = f"agentbus tail {name} --dead --no-follow"

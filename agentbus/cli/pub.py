@@ -100,19 +100,9 @@ def _options(**given: Any) -> PublishOptions:
 
 
 def _object(name: str, text: str | None) -> dict[str, Any] | None:
-    import json
+    from agentbus.cli.publishing import read_object
 
-    from agentbus.errors import InvalidValue
-
-    if text is None:
-        return None
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise InvalidValue(name, f"is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise InvalidValue(name, 'must be a JSON object such as {"repo": "core"}')
-    return value
+    return None if text is None else read_object(name, text)
 
 
 def _retry(most: int | None, delay: str | None) -> Any:

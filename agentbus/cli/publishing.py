@@ -39,6 +39,17 @@ def read_body(text: str | None, *, as_text: bool) -> Any:
     return text if as_text else _parsed(text)
 
 
+def read_object(name: str, text: str) -> dict[str, Any]:
+    """Return the JSON object in the text of an option; raises `InvalidValue`."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InvalidValue(name, f"is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InvalidValue(name, 'must be a JSON object such as {"repo": "core"}')
+    return value
+
+
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)

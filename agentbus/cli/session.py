@@ -26,6 +26,8 @@ from agentbus.errors import (
     NoBroker,
     NoSuchAddress,
     NoSuchAgent,
+    NoSuchDeadLetter,
+    NoSuchSchedule,
     PublishTimeout,
     RequestTimeout,
 )
@@ -53,6 +55,8 @@ _CODES: tuple[tuple[type[AgentBusError], int], ...] = (
     (InvalidValue, USAGE),
     (NoSuchAddress, NOT_FOUND),
     (NoSuchAgent, NOT_FOUND),
+    (NoSuchDeadLetter, NOT_FOUND),
+    (NoSuchSchedule, NOT_FOUND),
     (NoBroker, UNAVAILABLE),
     (BrokerUnavailable, UNAVAILABLE),
     (ArchiveUnavailable, UNAVAILABLE),

@@ -15,6 +15,8 @@ Acknowledgement = Literal["handled", "none"]
 #: required: history stays, and publishing is refused when full, until the archive has it. may_lose: history
 #: goes when retention says so, archived or not. never: the archive leaves this address out.
 Archiving = Literal["required", "may_lose", "never"]
+#: How a message can end.
+Outcome = Literal["processed", "expired", "cancelled", "discarded", "resolved", "moved"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class Policy:
     history_messages: int | None = None
     history_age: Duration | None = None
     history_bytes: int | None = None
+    #: Of messages that ended otherwise no history is kept; all outcomes when left out.
+    history_outcomes: tuple[Outcome, ...] | None = None
     #: What to do with the archive, where one is on; required when left out.
     archive: Archiving | None = None
     #: Dead letters kept, resolved ones included; what dies beyond that is parked and tried again later.
@@ -56,6 +60,8 @@ class Policy:
             raise InvalidValue("acknowledgement", f"{self.acknowledgement!r} is not one of handled, none")
         if self.archive is not None and self.archive not in get_args(Archiving):
             raise InvalidValue("archive", f"{self.archive!r} is not one of required, may_lose, never")
+        if self.history_outcomes is not None:
+            check_outcomes(self.history_outcomes)
         for name in _DURATIONS:
             value = getattr(self, name)
             if value is not None:
@@ -101,6 +107,9 @@ class Policy:
                 continue
             if field.name in _DURATIONS:
                 stored[f"{field.name}_ms"] = str(milliseconds(value, field.name))
+            elif isinstance(value, tuple):
+                # Sorted, so that the same outcomes in another order are no conflict.
+                stored[field.name] = " ".join(sorted(value))
             else:
                 stored[field.name] = str(value)
         return stored
@@ -132,7 +141,21 @@ _FOR_CHANNELS = frozenset(
 )
 
 
+def check_outcomes(outcomes: object) -> None:
+    """Raise `InvalidValue` unless these are outcomes of messages, each of them once."""
+    known = get_args(Outcome)
+    if not isinstance(outcomes, tuple):
+        raise InvalidValue("history_outcomes", f"must be a tuple of {', '.join(known)}, not {outcomes!r}")
+    for outcome in outcomes:
+        if outcome not in known:
+            raise InvalidValue("history_outcomes", f"{outcome!r} is not one of {', '.join(known)}")
+    if len(set(outcomes)) < len(outcomes):
+        raise InvalidValue("history_outcomes", f"names an outcome twice: {', '.join(outcomes)}")
+
+
 def _parsed(name: str, text: str) -> Any:
+    if name == "history_outcomes":
+        return tuple(text.split())
     if name in _DURATIONS:
         return int(text) / 1000
     return int(text) if name in _NUMBERS else text

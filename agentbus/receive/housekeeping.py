@@ -9,20 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from agentbus.broker.connection import Broker, Link
 from agentbus.broker.inbox import Inbox
-from agentbus.broker.keys import SOURCES
-from agentbus.errors import BrokerError, InvalidValue
+from agentbus.broker.retention import InboxRetention
+from agentbus.errors import BrokerError
 from agentbus.events import Events
-from agentbus.message.address_policy import Policy
-from agentbus.message.durations import milliseconds
-from agentbus.receive.lease import BEAT_INTERVAL, Lease, clock
-from agentbus.receive.liveness import Observations
-from agentbus.settings import RetentionSettings
+from agentbus.receive.lease import Lease, clock
+from agentbus.receive.takeover import Judge, Takeover, Told, parked_event
 
 #: Seconds between looks at the beats of others.
 PATROL_INTERVAL = 0.5
@@ -32,10 +28,6 @@ SWEEP_INTERVAL = 1.0
 TRIM_INTERVAL = 5.0
 #: The longest pause of the timer for due messages; a nudge or a nearer due time shortens it.
 DUE_INTERVAL = 1.0
-
-NO_POLICY = Policy()
-
-Told = Callable[[Inbox, Sequence[bytes]], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -56,17 +48,16 @@ class Housekeeper:
         inbox: Inbox,
         lease: Lease,
         key_window_ms: int,
-        retention: RetentionSettings,
-        events: Events,
+        kept: InboxRetention,
         tell_dead: Told,
+        events: Events,
     ) -> None:
         self._inbox = inbox
         self._lease = lease
         self._key_window_ms = key_window_ms
-        self._retention = retention
-        self._events = events
-        self._tell_dead = tell_dead
-        self._observations = Observations(lease.seconds)
+        self._kept = kept
+        self._judge = Judge(lease.seconds, self._own_beat)
+        self._takeover = Takeover(inbox, self._judge, tell_dead, parked_event(events))
         self._nudged = asyncio.Event()
         self._strangers_at = 0.0
         self.seen = Neighbourhood()
@@ -96,7 +87,7 @@ class Housekeeper:
                 await duty()
             except BrokerError:
                 # The reader reconnects and reports; here only the view of others has become doubtful.
-                self._observations.doubt()
+                self._judge.doubt()
 
     # --- due messages ---
 
@@ -130,38 +121,18 @@ class Housekeeper:
         """Take over from consumers whose beat has stood still for a lease."""
         asked_at = clock()
         beats = await self._inbox.beats()
-        now = clock()
         self.seen.siblings = max(1, len(beats))
-        if not self._sound_look(asked_at, now):
-            self._observations.doubt()
+        if not self._judge.sound(asked_at):
             return
-        for consumer, beat in self._observations.look(time.monotonic(), beats):
-            if consumer != self._lease.consumer:
-                await self._take_over(consumer, beat)
-        if now - self._strangers_at >= STRANGERS_INTERVAL:
-            self._strangers_at = now
-            await self._take_from_strangers(beats)
+        seen_at = clock()
+        dead = self._takeover.look(beats, seen_at)
+        await self._takeover.take([each for each in dead if each[0] != self._lease.consumer], seen_at)
+        if asked_at - self._strangers_at >= STRANGERS_INTERVAL:
+            self._strangers_at = asked_at
+            await self._takeover.take_from_strangers(await self._inbox.strangers())
 
-    def _sound_look(self, asked_at: float, now: float) -> bool:
-        """Whether this process may judge others: it is answered in time, and its own beats are accepted."""
-        answered_in_time = now - asked_at < BEAT_INTERVAL
-        own_beat_accepted = now - self._lease.answered_at < 2.5 * BEAT_INTERVAL
-        return answered_in_time and own_beat_accepted and not self._lease.fenced
-
-    async def _take_over(self, consumer: str, beat: str) -> None:
-        step = await self._inbox.reclaim(consumer, beat)
-        while step is not None:
-            if step.dead:
-                await self._tell_dead(self._inbox, step.dead)
-            if not step.more:
-                return
-            step = await self._inbox.reclaim(consumer, "", charge=step.charged)
-
-    async def _take_from_strangers(self, beats: dict[str, str]) -> None:
-        """A name that is not alive holds nothing by right: a parked read may still have been given work."""
-        for holding in await self._inbox.holdings():
-            if holding.name not in beats:
-                await self._take_over(holding.name, "")
+    def _own_beat(self) -> float | None:
+        return None if self._lease.fenced else self._lease.answered_at
 
     # --- lanes and history ---
 
@@ -171,27 +142,7 @@ class Housekeeper:
 
     async def trim(self) -> None:
         """Remove history beyond what is kept."""
-        policy, kept = await read_policy(self._inbox, self._events), self._retention
-        messages = kept.messages if policy.history_messages is None else policy.history_messages
-        most_bytes = kept.bytes if policy.history_bytes is None else policy.history_bytes
-        age = kept.age if policy.history_age is None else policy.history_age
-        archived_only = policy.must_be_archived and await self._inbox.archive_is_on()
-        more = True
-        while more:
-            # A sixth each: an address has six streams.
-            _, more = await self._inbox.trim(
-                messages, milliseconds(age, "age"), most_bytes // len(SOURCES), archived_only
-            )
-            await asyncio.sleep(0)
-
-
-async def read_policy(inbox: Inbox, events: Events) -> Policy:
-    """Return the declared policy of an address; one written by hand that is none counts as absent."""
-    try:
-        return Policy.from_fields(await inbox.policy_fields())
-    except InvalidValue as error:
-        events.emit("policy_ignored", inbox.address, f"{inbox.keys.policy}: {error}")
-        return NO_POLICY
+        await self._kept.trim()
 
 
 class Nudges:

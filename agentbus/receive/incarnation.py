@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from agentbus.broker.connection import Broker
 from agentbus.broker.inbox import Inbox, RawEntry
 from agentbus.broker.keys import SOURCES, addresses
+from agentbus.broker.policies import NO_POLICY, read_policy
+from agentbus.broker.retention import InboxRetention
+from agentbus.broker.wake import Announcer
 from agentbus.errors import (
     BrokerError,
     BrokerOutOfMemory,
@@ -34,11 +37,12 @@ from agentbus.receive.agent import Agent
 from agentbus.receive.audit import Audit
 from agentbus.receive.delivery import Delivery, Source
 from agentbus.receive.execution import Execution
-from agentbus.receive.housekeeping import NO_POLICY, Housekeeper, Nudges, Told, read_policy
+from agentbus.receive.housekeeping import Housekeeper, Nudges
 from agentbus.receive.intake import Intake
 from agentbus.receive.lease import Heart, Lease, clock
 from agentbus.receive.outcome import RELEASED, Kind, Outcome
 from agentbus.receive.settler import Settler
+from agentbus.receive.takeover import Told
 from agentbus.receive.workload import SuspectGate, Workload
 from agentbus.settings import RetentionSettings
 
@@ -64,6 +68,10 @@ class Grounds:
     gate: SuspectGate
     retention: RetentionSettings
     key_window_ms: int
+
+    def retention_of(self, inbox: Inbox) -> InboxRetention:
+        """Return what trims an inbox."""
+        return InboxRetention(self.broker, inbox, self.retention, self.events)
 
 
 def consumer_name(agent: str) -> str:
@@ -98,14 +106,22 @@ class Incarnation:
         self.workload = Workload(
             runners, settings.prefetch, seconds(settings.prefetch_below, "prefetch_below"), grounds.gate
         )
-        self.settler = Settler(self.consumer, self._sources, execution, grounds.events, self._lose)
+        self.settler = Settler(
+            self.consumer, self._sources, execution, grounds.events, self._lose,
+            Announcer(grounds.broker, grounds.prefix, grounds.events),
+        )  # fmt: skip
         self.intake = Intake(
             grounds.broker, self.lease, self.workload, self.accept, self._lose, grounds.events,
             lambda: self.settler.unsettled,
         )  # fmt: skip
         self.housekeepers = {
             inbox.address: Housekeeper(
-                inbox, self.lease, grounds.key_window_ms, grounds.retention, grounds.events, tell_dead
+                inbox,
+                self.lease,
+                grounds.key_window_ms,
+                grounds.retention_of(inbox),
+                tell_dead,
+                grounds.events,
             )
             for inbox in inboxes
         }

@@ -2,8 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+
+class Vigil:
+    """Since when one process has been able to see and to write, without a break.
+
+    Whatever makes its view doubtful (a lost connection, a slow answer, its own beat not accepted, standing
+    still itself) begins it anew: a server restart, a full server or a stopped one declares nobody dead.
+    """
+
+    def __init__(self, lease_seconds: float) -> None:
+        self._longest_pause = lease_seconds / 2
+        self._last_tick: float | None = None
+        #: Infinite while nobody can be judged.
+        self.since = math.inf
+
+    def tick(self, now: float) -> None:
+        """This process runs. Call it more often than every half a lease, whatever it looks at."""
+        last, self._last_tick = self._last_tick, now
+        if last is not None and now - last > self._longest_pause:
+            # We stood still ourselves (a paused container, a sleeping laptop), and with us perhaps everybody.
+            self.doubt()
+
+    def doubt(self) -> None:
+        """This process cannot vouch for what it saw until now, nor until its next sound look."""
+        self.since = math.inf
+
+    def saw(self, now: float) -> None:
+        """A sound look: the broker is there, and takes what this process writes."""
+        self.since = min(self.since, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,22 +47,15 @@ class Sighting:
 class Observations:
     """What one process has seen of the consumers of one address.
 
-    A verdict needs a beat that stood still for a whole lease, during which this process could see and write
-    itself. Whatever makes its view doubtful (a lost connection, a slow answer, its own beat not accepted)
-    begins the wait anew: a server restart, a full server or a stopped one declares nobody dead.
+    A verdict needs a beat that stood still for a whole lease, all of it within one unbroken `Vigil`.
     """
 
     def __init__(self, lease_seconds: float) -> None:
         self._lease = lease_seconds
         self._seen: dict[str, Sighting] = {}
-        self._last_look: float | None = None
 
-    def look(self, now: float, beats: Mapping[str, str]) -> list[tuple[str, str]]:
+    def look(self, now: float, beats: Mapping[str, str], vigil_since: float) -> list[tuple[str, str]]:
         """Take one sound look; return (consumer, beat) of those who are dead."""
-        if self._last_look is not None and now - self._last_look > self._lease / 2:
-            # We stood still ourselves (a paused container, a sleeping laptop), and with us perhaps everybody.
-            self._seen.clear()
-        self._last_look = now
         seen: dict[str, Sighting] = {}
         dead: list[tuple[str, str]] = []
         for consumer, beat in beats.items():
@@ -41,11 +64,7 @@ class Observations:
                 seen[consumer] = Sighting(beat, now)
                 continue
             seen[consumer] = before
-            if now - before.since >= self._lease:
+            if now - max(before.since, vigil_since) >= self._lease:
                 dead.append((consumer, beat))
         self._seen = seen
         return dead
-
-    def doubt(self) -> None:
-        """Forget everything: this process cannot vouch for what it saw."""
-        self._seen.clear()

@@ -14,7 +14,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from agentbus.broker.inbox import Inbox
+from agentbus.broker.inbox import Burial, Inbox
+from agentbus.broker.wake import Announcer
 from agentbus.errors import BrokerError, BrokerOutOfMemory, BrokerUnavailable, StaleDelivery
 from agentbus.events import Events
 from agentbus.message.backoff import Backoff
@@ -46,12 +47,14 @@ class Settler:
         execution: Execution,
         events: Events,
         fenced: Callable[[str], None],
+        announcer: Announcer,
     ) -> None:
         self._consumer = consumer
         self._sources = sources
         self._execution = execution
         self._events = events
         self._fenced = fenced
+        self._announcer = announcer
         self._others: deque[Settlement] = deque()
         self._sending: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
@@ -195,14 +198,24 @@ class Settler:
         failure = "" if kind is Kind.DEFERRED else _failure(self._consumer, delivery, outcome)
         if kind is Kind.DEAD:
             self._announce("dead_letter", delivery, outcome)
-            return await inbox.bury(
-                self._consumer, entry, outcome.reason, outcome.detail, failure, outcome.max_retries
-            )
+            return await self._bury(delivery, outcome, failure)
         if kind is Kind.BOUNCED:
             failure = ""
-        return await inbox.postpone(
+        due_ms = await inbox.postpone(
             self._consumer, entry, outcome.delay_ms, kind, failure, delivery.message.message_id
         )
+        if due_ms is not None:
+            await self._announcer.announce(inbox.address, due_ms)
+        return due_ms
+
+    async def _bury(self, delivery: Delivery, outcome: Outcome, failure: str) -> Burial | None:
+        burial = await delivery.source.inbox.bury(
+            self._consumer, delivery.entry, outcome.reason, outcome.detail, failure, outcome.max_retries
+        )
+        if burial is not None and burial.parked_until_ms is not None:
+            self._announce("dead_letters_full", delivery, outcome)
+            await self._announcer.announce(delivery.address, burial.parked_until_ms)
+        return burial
 
     def _announce(self, action: str, delivery: Delivery, outcome: Outcome) -> None:
         message = delivery.message

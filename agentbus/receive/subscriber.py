@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from agentbus.broker.inbox import Inbox
-from agentbus.errors import AgentBusError, BrokerUnavailable, MalformedMessage
+from agentbus.broker.policies import NO_POLICY
+from agentbus.errors import BrokerUnavailable
 from agentbus.message.address_policy import Policy
 from agentbus.message.backoff import Backoff
-from agentbus.message.codec import decode
 from agentbus.receive.agent import Agent
 from agentbus.receive.context import Publish
 from agentbus.receive.delivery import Answer
 from agentbus.receive.execution import Execution, Surroundings
-from agentbus.receive.housekeeping import NO_POLICY
 from agentbus.receive.incarnation import Grounds, Incarnation
-from agentbus.receive.outcome import Kind, Outcome
+from agentbus.receive.takeover import Obituary
 
 
 class Subscriber:
@@ -25,7 +23,7 @@ class Subscriber:
     def __init__(self, agent: Agent, grounds: Grounds, publish: Publish, answer: Answer) -> None:
         self.agent = agent
         self._grounds = grounds
-        self._answer = answer
+        self._obituary = Obituary(grounds.events, answer)
         self._stop = asyncio.Event()
         self.ready = asyncio.Event()
         self._incarnation: Incarnation | None = None
@@ -71,7 +69,7 @@ class Subscriber:
         """
         backoff = Backoff()
         while not self._stop.is_set():
-            incarnation = Incarnation(self.agent, self._grounds, self.execution, self._tell_dead, runners)
+            incarnation = Incarnation(self.agent, self._grounds, self.execution, self._obituary.tell, runners)
             try:
                 unserved = await incarnation.join()
             except BrokerUnavailable:
@@ -99,24 +97,6 @@ class Subscriber:
             if rest is not None:
                 raise first_error(rest) from group
             raise
-
-    async def _tell_dead(self, inbox: Inbox, texts: Sequence[bytes]) -> None:
-        """A takeover made dead letters: log them and tell whoever asked."""
-        for text in texts:
-            outcome = Outcome(Kind.DEAD, reason="crashed", detail="its owners died while running it")
-            try:
-                message = decode(text)
-                self._grounds.events.emit(
-                    "dead_letter",
-                    inbox.address,
-                    f"{message.message_type} {message.message_id}: crashed: {outcome.detail}",
-                    message_id=message.message_id,
-                    reason="crashed",
-                )
-                if message.reply_to is not None:
-                    await self._answer(message, None, outcome)
-            except (MalformedMessage, AgentBusError):
-                continue
 
     def _server_ms(self) -> float:
         assert self._incarnation is not None

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from agentbus.broker.durability import Durabilities
 from agentbus.broker.inbox import BatchAnswer
+from agentbus.broker.wake import Announcer
 from agentbus.errors import BrokerError, BrokerOutOfMemory, BrokerUnavailable, PublishRefused
 from agentbus.events import Events
 from agentbus.message.backoff import Backoff
@@ -20,7 +21,7 @@ from agentbus.send.batch import Batch, freeze
 from agentbus.send.buffer import Buffer
 from agentbus.send.envelope import wants_disk
 from agentbus.send.stored import Stored, Waiting
-from agentbus.send.verdicts import broken_off, timed_out, verdicts
+from agentbus.send.verdicts import broken_off, first_due, timed_out, verdicts
 from agentbus.settings import PublisherSettings
 
 NoteAddress = Callable[[str, bool], Awaitable[None]]
@@ -54,6 +55,7 @@ class AddressQueue:
         durabilities: Durabilities,
         events: Events,
         note_address: NoteAddress,
+        announcer: Announcer,
     ) -> None:
         self._target = target
         self._settings = settings
@@ -61,6 +63,7 @@ class AddressQueue:
         self._durabilities = durabilities
         self._events = events
         self._note_address = note_address
+        self._announcer = announcer
         # The record must outlive any repetition: twice the longest deadline, and some.
         self._record_ms = 2 * milliseconds(settings.deadline, "deadline") + 30_000
         self._limits = (
@@ -204,7 +207,11 @@ class AddressQueue:
                 self._report_gap(answer)
                 self._new_producer()
             else:
-                self._note_answer(self._flying or batch, answer, after_failure=backoff.failures > 0)
+                batch = self._flying or batch
+                self._note_answer(batch, answer, after_failure=backoff.failures > 0)
+                if (first := first_due(batch, answer)) is not None:
+                    # Before the callers hear of it: what they do next may count on the time they asked for.
+                    await self._announcer.announce(self._target.address, *first)
 
     async def _attempt(self, again: bool) -> BatchAnswer | None:
         """Send the flying batch once; None when the broker cannot take it now."""

@@ -17,6 +17,7 @@ from agentbus.broker.connection import Broker
 from agentbus.broker.durability import Durabilities
 from agentbus.broker.inbox import Inbox
 from agentbus.broker.keys import addresses
+from agentbus.broker.wake import Announcer
 from agentbus.errors import BrokerUnavailable, PublisherClosed, PublishTimeout, WrongKeyType
 from agentbus.events import Events
 from agentbus.message.backoff import Backoff
@@ -57,6 +58,7 @@ class Publisher:
         self._events = events
         self._deadline = seconds(settings.deadline, "deadline")
         self._durabilities = Durabilities(broker, prefix, events)
+        self._announcer = Announcer(broker, prefix, events)
         self._home: tuple[int, asyncio.AbstractEventLoop] | None = None
         self._closed = False
         self._begin()
@@ -194,6 +196,7 @@ class Publisher:
             self._durabilities,
             self._events,
             self._note_address,
+            self._announcer,
         )
 
     async def _note_address(self, address: str, again: bool) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from agentbus.broker.inbox import BatchAnswer
 from agentbus.errors import KeyConflict, NoSuchAgent, PublishRefused, PublishTimeout, QueueFull
 from agentbus.send.batch import Batch
 from agentbus.send.stored import Stored, Waiting
+
+_TIMES = ("at", "delay")
 
 
 def verdicts(batch: Batch, answer: BatchAnswer, limit: int) -> list[Stored | Exception]:
@@ -20,6 +25,30 @@ def verdicts(batch: Batch, answer: BatchAnswer, limit: int) -> list[Stored | Exc
         text = b"" if refusal is None else b"!" + refusal.encode()
         results.append(_verdict(part, text, answer.known, limit))
     return results
+
+
+def first_due(batch: Batch, answer: BatchAnswer) -> tuple[int | None, int | None] | None:
+    """Return when the first delayed message of a batch comes due; None when it stored none of them.
+
+    As (server time in ms, ms from when the batch was stored), each None when no message has it: whoever
+    stores a delay does not know the server's clock.
+    """
+    if not batch.options:
+        return None
+    if answer.kind == "recovered":
+        # When it was stored nobody knows any more: let somebody look now.
+        delayed = any("at" in option or "delay" in option for option in _options(batch.parts))
+        return (None, 0) if delayed else None
+    stored = zip(batch.parts, answer.results, strict=True)
+    options = _options(part for part, result in stored if result.startswith(b"due "))
+    if not options:
+        return None
+    times = (min((option[name] for option in options if name in option), default=None) for name in _TIMES)
+    return next(times), next(times)
+
+
+def _options(parts: Iterable[Waiting]) -> list[dict[str, Any]]:
+    return [part.outgoing.option for part in parts if part.outgoing.option is not None]
 
 
 def _verdict(part: Waiting, text: bytes, known: bool, limit: int) -> Stored | Exception:

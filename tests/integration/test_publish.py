@@ -303,8 +303,8 @@ async def test_a_body_that_is_not_json_is_refused(broker: BrokerForTests, unique
     "topic",
     ["", "agent", "agent.x", "agent..task", "agent.x.", "Agent.x.task", "agent.X.task", "agent.{x}.task",
      "agent.x:y.task", "agent.*.task", "agent.x.>", "dm.design.note", "channel.design", "agent.x.task.",
-     "agent.-x.task", "agent.x.ta sk", "agent." + "x" * 64 + ".task", "agent.x." + "t" * 201, None, 5, b"agent.x.task", [],
-     "agent.x.task\n", "agent.ü.task"],
+     "agent.-x.task", "agent.x.ta sk", "agent." + "x" * 64 + ".task", "agent.x." + "t" * 201, None, 5,
+     b"agent.x.task", [], "agent.x.task\n", "agent.ü.task"],
     ids=repr,
 )  # fmt: skip
 async def test_a_bad_topic_is_refused(broker: BrokerForTests, topic: Any) -> None:

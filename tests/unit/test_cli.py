@@ -15,7 +15,7 @@ from agentbus.cli.messages import TailPlan
 from agentbus.cli.output import age, count, moment, plural
 from agentbus.errors import InvalidTopic
 
-COMMANDS = ("up", "down", "pub", "sub", "tail", "inbox", "trace", "doctor", "run", "version")
+COMMANDS = ("up", "down", "pub", "sub", "tail", "inbox", "trace", "doctor", "run", "schedule", "version")
 ROOT = Path(__file__).parents[2]
 
 

@@ -72,7 +72,7 @@ class Ledger:
     due: int
     in_flight: int
     waiting: int
-    #: Moves inside the inbox: retried, deferred, bounced, released, reclaimed.
+    #: Moves inside the inbox: retried, deferred, bounced, released, reclaimed, parked, redriven.
     moves: Mapping[str, int]
 
     @property
@@ -247,7 +247,7 @@ def _view(
             waiting=sum(waiting),
             moves={
                 name: look.ledger.get(name, 0)
-                for name in ("retried", "deferred", "bounced", "released", "reclaimed")
+                for name in ("retried", "deferred", "bounced", "released", "reclaimed", "parked", "redriven")
             },
         ),
         steady=steady,

@@ -65,6 +65,8 @@ class Look:
     due: int
     #: Server time in ms of the next due message.
     next_due_ms: int | None
+    #: Bodies of delayed messages that `due` does not point at, at least.
+    orphans: int
     dead: int
     streams: Sequence[StreamLook]
 
@@ -103,6 +105,7 @@ async def take_look(broker: Broker, keys: InboxKeys) -> Look:
         ("ZCARD", keys.due),
         ("ZRANGE", keys.due, 0, 0, "WITHSCORES"),
         ("XLEN", keys.dead),
+        ("HLEN", keys.delayed),
     ]
     fixed = len(commands)
     for stream, position in zip(keys.sources, positions, strict=True):
@@ -116,13 +119,15 @@ async def take_look(broker: Broker, keys: InboxKeys) -> Look:
     if isinstance(replies, Exception):
         raise replies
     await _refuse_wrong_types(broker, keys, replies)
-    time, ledger, beats, due, next_due, dead = replies[:fixed]
+    time, ledger, beats, due, next_due, dead, delayed = replies[:fixed]
     return Look(
         server_ms=int(time[0]) * 1000 + int(time[1]) // 1000,
         ledger=_counters(ledger),
         beats={name: beat.decode(errors="replace") for name, beat in fields_of(beats).items()},
         due=int(due),
         next_due_ms=int(float(next_due[1])) if next_due else None,
+        # A body has two fields, itself and its state.
+        orphans=max(0, (int(delayed) + 1) // 2 - int(due)),
         dead=int(dead),
         streams=tuple(
             _stream(SOURCES[index], keys.sources[index], replies[fixed + 4 * index : fixed + 4 * index + 4])
@@ -200,6 +205,7 @@ async def wrong_types(broker: Broker, keys: InboxKeys) -> list[str]:
     expected = {
         keys.lanes: "zset", keys.due: "zset", keys.delayed: "hash", keys.dead: "stream",
         keys.alive: "hash", keys.started: "hash", keys.outcomes: "stream", keys.ledger: "hash",
+        keys.ended: "stream",
         **dict.fromkeys(keys.sources, "stream"),
     }  # fmt: skip
     types = await broker.pipeline([("TYPE", key) for key in expected])

@@ -44,7 +44,7 @@ class Place:
     address: str
     #: ``waiting``, ``returned``, ``in_flight``, ``due``, ``dead`` or ``ended``.
     status: str
-    #: The lane's priority, ``returned``, ``due`` or ``dead``.
+    #: The lane's priority, ``returned``, ``due``, ``dead`` or ``ended``.
     stream: str
     entry_id: str
     #: Server time in ms: waiting or held since, due at, dead or ended at; None when no record is left.
@@ -145,9 +145,10 @@ class _Search:
             for entry in [entry async for entry in self._entries_in(stream.name, stream.key)]
         ]
         dead = [entry async for entry in self._entries_in("dead", self._keys.dead)] if look.dead else []
-        for entry in (*found, *dead):
+        ended = [entry async for entry in self._entries_in("ended", self._keys.ended)]
+        for entry in (*found, *dead, *ended):
             self.message = self.message or entry.message
-        self._entries.update((entry.stream, entry.entry_id) for entry in found)
+        self._entries.update((entry.stream, entry.entry_id) for entry in (*found, *ended))
         for letter in dead:
             # The record of the burial names the stream the entry was in; the letter knows only its lane.
             buried = letter.fields.get("entry", "")
@@ -159,6 +160,7 @@ class _Search:
             self.places.append(await self._place(entry, stream, look))
         await self._find_due()
         self.places += [self._dead_place(letter) for letter in dead]
+        self.places += [self._ended_place(entry) for entry in ended]
 
     # --- streams ---
 
@@ -218,6 +220,13 @@ class _Search:
             int(attempts) if attempts.isdigit() else 0, letter.state,
         )  # fmt: skip
 
+    def _ended_place(self, entry: TailedEntry) -> Place:
+        """Return the place of a message that ended outside of a lane: expired while due, or dropped."""
+        return Place(
+            self._keys.address, "ended", "ended", entry.entry_id, entry.at_ms, None,
+            entry.fields.get("outcome", ""), "", _count(entry.state.get("attempt")), entry.state,
+        )  # fmt: skip
+
     # --- due ---
 
     async def _find_due(self) -> None:
@@ -232,7 +241,7 @@ class _Search:
             self.places.append(
                 Place(
                     self._keys.address, "due", "due", due_id, int(float(score)) if score else None, None, "",
-                    f"goes to {'returned' if kept.get('held') else kept.get('lane', 'normal')}",
+                    _next_place(kept),
                     _count(kept.get("attempt")), kept,
                 )
             )  # fmt: skip
@@ -332,6 +341,12 @@ class _Record:
 def _count(value: Any) -> int:
     """Return a counter of a state; one that somebody wrote by hand reads as 0, as in the scripts."""
     return value if type(value) is int and value >= 0 else 0
+
+
+def _next_place(state: Mapping[str, Any]) -> str:
+    if state.get("parked"):
+        return "a dead letter that waits for room"
+    return f"goes to {'returned' if state.get('held') else state.get('lane', 'normal')}"
 
 
 def _decoded(text: bytes) -> Message | None:

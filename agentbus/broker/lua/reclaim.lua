@@ -1,13 +1,18 @@
 #!lua flags=allow-oom
 --@include clock
 --@include entry
+--@include due
+--@include letters
 --@include record
 -- Takes everything from a consumer that is dead, in bounded steps.
 --
 -- KEYS   1 alive   2 started   3 ledger   4 dead   5 outcomes   6 returned   7..11 lanes
+--        12 due   13 delayed   14 resolved   15 policy
 -- ARGV   1 consumer   2 the beat that the reclaimer saw stand still; '' = the name is not in `alive`
 --        3 most entries   4 crashes that make a message dead   5 1 = charge (a further step of a takeover)
--- Returns {'reclaimed', moved, 1 if there is more, 1 if charged, dead letters as id and message …}
+--        6 nudge channel
+-- Returns {'reclaimed', moved, 1 if there is more, 1 if charged, how many of the dead letters are parked,
+--          messages that became dead letters …}
 --         {'alive'}   the beat has moved, or the name came back: nothing was done
 --
 -- The beat is compared once more and the field deleted in the same script that takes the first entry: from
@@ -24,7 +29,7 @@ else
   charge = not string.find(seen, 'draining', 1, true)
 end
 local started = redis.call('HGET', KEYS[2], consumer)
-local now, moved, ended, vanished, bytes, kept = now_ms(), 0, 0, 0, 0, 0
+local now, moved, ended, vanished, bytes, kept, parked = now_ms(), 0, 0, 0, 0, 0, 0
 local letters, returned, expiries = {}, {}, {}
 -- Bodies moved in one step: it must not hold up the server.
 local MOST_BYTES = 4194304
@@ -35,17 +40,16 @@ local function charge_death(state, source, id)
   if crashes == 0 or started == source .. ' ' .. id then state.crashes = crashes + 1 end
 end
 
-local function bury(stream, source, id, fields, state)
-  local message = parts(fields)
-  local letter = {
-    'reason', 'crashed', 'detail', 'its owner died ' .. state.crashes .. ' times while running it',
-    'lane', state.lane, 'entry', id, 'owner', consumer, 'attempts', (state.attempt or 0) + 1,
-    'max_retries', '', 'state', encode_state(state), 'message', message,
-  }
-  local dead = redis.pcall('XADD', KEYS[4], '*', unpack(letter))
+local function bury(source, id, message, state)
+  local letter = letter_of('crashed', 'its owner died ' .. state.crashes .. ' times while running it',
+    state.lane, id, consumer, (state.attempt or 0) + 1, '')
+  local room = dead_room(KEYS[4], KEYS[14], KEYS[15], KEYS[3])
+  local dead = room and add_letter(KEYS[4], letter, message, state)
+    or park(KEYS[12], KEYS[13], ARGV[6], id, letter, message, state, now)
   if failed(dead) then return false end
-  redis.call('XADD', KEYS[5], '*', 'consumer', consumer, 'outcome', 'dead', SOURCES[source + 1], id)
-  letters[#letters + 1] = dead
+  if not room then parked = parked + 1 end
+  redis.call('XADD', KEYS[5], '*', 'consumer', consumer, 'outcome', room and 'dead' or 'parked',
+    SOURCES[source + 1], id)
   letters[#letters + 1] = message
   return true
 end
@@ -64,7 +68,7 @@ local function place(stream, source, id, fields)
     return false
   end
   charge_death(state, source, id)
-  if (state.crashes or 0) >= fatal then return bury(stream, source, id, fields, state), false end
+  if (state.crashes or 0) >= fatal then return bury(source, id, message, state), false end
   return not failed(add_entry(KEYS[6], message, state)), true
 end
 
@@ -110,6 +114,7 @@ end
 if moved + ended + vanished == 0 then more = false end
 if not more and kept == 0 then redis.call('HDEL', KEYS[2], consumer) end
 if vanished > 0 then redis.call('HINCRBY', KEYS[3], 'vanished', vanished) end
+if parked > 0 then redis.call('HINCRBY', KEYS[3], 'parked', parked) end
 if returned.count then
   redis.call('HINCRBY', KEYS[3], 'reclaimed', returned.count)
   redis.call('HINCRBY', KEYS[3], 'added:returned', returned.count)
@@ -119,4 +124,4 @@ if ended > 0 then
   redis.call('HINCRBY', KEYS[3], 'expired', ended)
   write_record(KEYS[5], consumer, 'expired', expiries)
 end
-return {'reclaimed', moved + ended, more and 1 or 0, charge and 1 or 0, unpack(letters)}
+return {'reclaimed', moved + ended, more and 1 or 0, charge and 1 or 0, parked, unpack(letters)}

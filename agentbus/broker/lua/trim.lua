@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 --@include clock
 --@include border
+--@include history
 -- Removes ended entries beyond what is kept as history.
 --
 -- KEYS   1 outcomes   2 returned   3..7 lane:critical .. lane:background   8 archived
@@ -17,35 +18,49 @@ local removed, more, oldest_left = 0, 0, nil
 local SOURCES = {'returned', 'critical', 'high', 'normal', 'low', 'background'}
 local committed = ARGV[5] == '1' and read_borders(KEYS[8], SOURCES)
 
-local function group_of(stream)
-  local groups = redis.pcall('XINFO', 'GROUPS', stream)
-  for _, group in ipairs(groups.err and {} or groups) do
-    local fields = {}
-    for f = 1, #group, 2 do fields[group[f]] = group[f + 1] end
-    if fields.name == 'inbox' then return fields end
+-- How many entries wait, at most. After an outsider deleted a waiting one the server cannot say, until the
+-- group has read past it, which may be never; what was added and not yet read is no less than what waits.
+local function most_waiting(stream, group, length)
+  if group.lag then return tonumber(group.lag) end
+  if not group['entries-read'] then return length end
+  local info = redis.call('XINFO', 'STREAM', stream)
+  for f = 1, #info, 2 do
+    if info[f] == 'entries-added' then return info[f + 1] - group['entries-read'] end
   end
-  return nil
+  return length
 end
 
-local function time_of(id) return tonumber(string.match(id, '^%d+')) end
-
--- Entries between the first held one and the last delivered: remove those nobody holds.
-local function remove_behind(stream, first_held, last, budget, average, uncommitted)
-  -- Reading brings the bodies along: four megabytes of them at most.
-  local count = math.max(1, math.min(budget, 500, math.floor(4194304 / average)))
-  local entries = redis.call('XRANGE', stream, first_held, last, 'COUNT', count)
-  if #entries == 0 then return 0 end
-  local held = {}
-  local pending = redis.call('XPENDING', stream, 'inbox', first_held, entries[#entries][1], 1000)
-  if #pending == 1000 then return 0 end
-  for _, item in ipairs(pending) do held[item[1]] = true end
-  for _, id in ipairs(uncommitted) do held[id] = true end
+-- Removes up to `room` entries after `from` and not beyond `to`. Nobody holds any of them; those in
+-- `uncommitted` were held when the archive last looked.
+local function remove_gap(stream, from, to, room, uncommitted)
   local ended = {}
-  for _, entry in ipairs(entries) do
-    if not held[entry[1]] then ended[#ended + 1] = entry[1] end
+  for _, entry in ipairs(redis.call('XRANGE', stream, '(' .. from, to, 'COUNT', room)) do
+    if not uncommitted[entry[1]] then ended[#ended + 1] = entry[1] end
   end
   if #ended > 0 then redis.call('XDEL', stream, unpack(ended)) end
   return #ended
+end
+
+-- Ended entries lie between held ones. However many are held in a row, some two thousand of them at most are
+-- looked at in one call.
+local function remove_behind(stream, border, last, budget, average, uncommitted)
+  local room = readable(average, math.min(budget, 500))
+  local gone, looked, position, held = 0, 0, border, nil
+  repeat
+    held = redis.call('XPENDING', stream, 'inbox', position, '+', 500)
+    for _, item in ipairs(held) do
+      local id = item[1]
+      if gone >= room or not precedes(position, last) then return gone end
+      if precedes(position, id) then
+        local to = precedes(last, id) and last or '(' .. id
+        gone = gone + remove_gap(stream, position, to, room - gone, uncommitted)
+        position = id
+      end
+    end
+    looked = looked + #held
+  until #held < 500 or looked >= 2000
+  if #held == 500 or gone >= room or not precedes(position, last) then return gone end
+  return gone + remove_gap(stream, position, last, room - gone, uncommitted)
 end
 
 local function note_oldest(stream)
@@ -53,37 +68,36 @@ local function note_oldest(stream)
   if first and (not oldest_left or time_of(first[1]) < oldest_left) then oldest_left = time_of(first[1]) end
 end
 
--- Bytes of one entry, on average; the server looks at the oldest ones.
-local function average_size(stream, length)
-  local size = length > 0 and redis.call('MEMORY', 'USAGE', stream, 'SAMPLES', 5) or 0
-  return math.max(1, size / math.max(1, length))
-end
-
 local function earlier(a, b) return precedes(b, a) and b or a end
+
+local function set_of(ids)
+  local set = {}
+  for _, id in ipairs(ids) do set[id] = true end
+  return set
+end
 
 local function trim(stream, group, limit)
   local summary = redis.call('XPENDING', stream, 'inbox')
   local length, pending = redis.call('XLEN', stream), tonumber(summary[1])
-  local waiting = tonumber(group.lag)
-  -- An outsider deleted a waiting entry: the server cannot say how many wait until they have been read.
-  if not waiting then return end
-  local ended = length - pending - waiting
-  if ended <= 0 then return end
-  local average = average_size(stream, length)
-  local excess = ended - math.min(keep, math.floor(bytes / average))
   local last = group['last-delivered-id']
-  local border = pending > 0 and summary[2] or last
+  -- Somebody's hand may have set the group back: then held entries come after waiting ones.
+  local border = pending > 0 and earlier(summary[2], last) or last
   if limit then border, last = earlier(border, limit.held[1] or limit.upto), earlier(last, limit.upto) end
-  local budget = math.min(excess, most)
+  local ended = length - pending - most_waiting(stream, group, length)
   local gone = 0
-  if budget > 0 then
-    gone = redis.call('XTRIM', stream, 'MINID', '~', border, 'LIMIT', budget)
-    if precedes(border, last) and gone < budget and excess - gone > 200 then
-      gone = gone + remove_behind(stream, border, last, budget - gone, average, limit and limit.held or {})
+  if ended > 0 then
+    local average = average_size(stream, length)
+    local excess = ended - math.min(keep, math.floor(bytes / average))
+    local budget = math.min(excess, most)
+    if budget > 0 then
+      gone = redis.call('XTRIM', stream, 'MINID', '~', border, 'LIMIT', budget)
+      if precedes(border, last) and gone < budget and excess - gone > 200 then
+        gone = gone + remove_behind(stream, border, last, budget - gone, average, set_of(limit and limit.held or {}))
+      end
+      if gone > 0 and excess - gone > 200 then more = 1 end
     end
-    if gone > 0 and excess - gone > 200 then more = 1 end
   end
-  local too_old = string.format('%d-0', math.max(0, math.min(oldest_kept, time_of(border))))
+  local too_old = id_at(math.min(oldest_kept, time_of(border)))
   removed = removed + gone + redis.call('XTRIM', stream, 'MINID', '~', too_old, 'LIMIT', most)
 end
 
@@ -101,8 +115,8 @@ local taken = committed and (redis.call('HGET', KEYS[8], 'outcomes') or '0-0')
 local function drop_records(before)
   redis.call('XTRIM', KEYS[1], 'MINID', '~', taken and earlier(before, taken) or before, 'LIMIT', most)
 end
-if removed > 0 and oldest_left then drop_records(string.format('%d-0', oldest_left)) end
-drop_records(string.format('%d-0', math.max(0, oldest_kept)))
+if removed > 0 and oldest_left then drop_records(id_at(oldest_left)) end
+drop_records(id_at(oldest_kept))
 local records = 10 * (keep + 100)
 if not taken then
   redis.call('XTRIM', KEYS[1], 'MAXLEN', '~', records, 'LIMIT', most)

@@ -1,0 +1,206 @@
+"""What ``agentbus dlq`` does to dead letters."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shlex
+import signal
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from agentbus.bus import Bus
+from agentbus.cli.dlq_table import Asked
+from agentbus.cli.output import Output, plural
+from agentbus.cli.session import FAILURE, OK, USAGE, Failure, exit_code, open_bus, say
+from agentbus.dead_letters import BulkRetry, DeadLetters
+from agentbus.errors import AgentBusError, InvalidValue
+from agentbus.settings import editor
+
+#: Letters between two lines of progress where no terminal shows it in place.
+_STEP = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How many letters are retried."""
+
+    #: Letters a second; None = as fast as the server takes them.
+    rate: float | None
+    #: Whether nobody is to be asked.
+    sure: bool
+
+
+async def _each(
+    ids: Sequence[str], done: str, verb: Callable[[DeadLetters, str], Awaitable[None]],
+    *, url: str | None, prefix: str | None, as_json: bool,
+) -> int:  # fmt: skip
+    """Do one thing to each letter; one that fails does not keep the others from it."""
+    output, code = Output(as_json), OK
+    async with open_bus(url, prefix) as bus:
+        for id in ids:
+            try:
+                await verb(bus.dead_letters, id)
+            except AgentBusError as error:
+                say(f"agentbus: {error}")
+                code = code or exit_code(error)
+                continue
+            if output.json:
+                output.record({"id": id, "result": done})
+            else:
+                output.text(f"{done}  {id}", "green")
+    return code
+
+
+async def retry_named(ids: Sequence[str], *, url: str | None, prefix: str | None, as_json: bool) -> int:
+    """Retry the letters that were named."""
+    return await _each(
+        ids, "retried", lambda letters, id: letters.retry(id), url=url, prefix=prefix, as_json=as_json
+    )
+
+
+async def resolve_named(
+    ids: Sequence[str], note: str, *, url: str | None, prefix: str | None, as_json: bool
+) -> int:
+    """Resolve the letters that were named."""
+
+    async def resolve(letters: DeadLetters, id: str) -> None:
+        await letters.resolve(id, note)
+
+    return await _each(ids, "resolved", resolve, url=url, prefix=prefix, as_json=as_json)
+
+
+async def drop_named(ids: Sequence[str], *, url: str | None, prefix: str | None, as_json: bool) -> int:
+    """Drop the letters that were named."""
+    return await _each(
+        ids, "dropped", lambda letters, id: letters.drop(id), url=url, prefix=prefix, as_json=as_json
+    )
+
+
+# --- many ---
+
+
+async def retry_many(asked: Asked, pace: Pace, *, url: str | None, prefix: str | None, as_json: bool) -> int:
+    """Retry what matches, and show how far it is."""
+    wanted, output = asked.filter(), Output(as_json)
+    if not pace.sure:
+        _ask(f"retry dead letters ({wanted})?")
+    stop = asyncio.Event()
+    async with open_bus(url, prefix) as bus:
+        with _stopping(stop):
+            done = await bus.dead_letters.retry_all(wanted, pace.rate, progress=_Shown().show, stop=stop)
+    if output.json:
+        output.record(asdict(done))
+    else:
+        output.text(_told(done), "green" if done.complete else "yellow")
+    return OK if done.complete and not done.refused else FAILURE
+
+
+def _ask(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise Failure("say --yes: there is nobody to ask whether all of these are meant", USAGE)
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Failure("nothing was retried")
+
+
+class _Shown:
+    """Progress: in place on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def show(self, done: BulkRetry) -> None:
+        """Show how far it is."""
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r{done.retried:,} retried ")
+            sys.stderr.flush()
+        elif done.matched - self._last >= _STEP:
+            self._last = done.matched
+            say(f"{done.retried:,} retried")
+
+
+@contextmanager
+def _stopping(stop: asyncio.Event) -> Iterator[None]:
+    """Let Ctrl-C end it between two batches, so that it can say how far it came."""
+    loop = asyncio.get_running_loop()
+    added = False
+    with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+        loop.add_signal_handler(signal.SIGINT, stop.set)
+        added = True
+    try:
+        yield
+    finally:
+        if added:
+            loop.remove_signal_handler(signal.SIGINT)
+        if sys.stderr.isatty():
+            say("")
+
+
+def _told(done: BulkRetry) -> str:
+    parts = [f"{plural(done.retried, 'dead letter')} retried"]
+    parts += [
+        f"{number:,} {what}"
+        for number, what in (
+            (done.gone, "gone meanwhile"),
+            (done.malformed, "without a message (edit, resolve or drop them)"),
+            (done.refused, "refused by the server"),
+        )
+        if number
+    ]
+    return ", ".join(parts) + ("" if done.complete else "; stopped before the end")
+
+
+# --- another body ---
+
+
+async def edit_one(
+    id: str, body: str | None, type: str | None, *, url: str | None, prefix: str | None, as_json: bool
+) -> int:
+    """Give a letter another body and hand it out again."""
+    output = Output(as_json)
+    async with open_bus(url, prefix) as bus:
+        content = await _edited(bus, id) if body is None else _parsed(_read(body))
+        await bus.dead_letters.edit(id, content, type=type)
+    if output.json:
+        output.record({"id": id, "result": "retried"})
+    else:
+        output.text(f"retried  {id}", "green")
+    return OK
+
+
+def _read(body: str) -> str:
+    return sys.stdin.read() if body == "-" else body
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InvalidValue("body", f"is not JSON: {error}; a text is written with quotes") from error
+
+
+async def _edited(bus: Bus, id: str) -> Any:
+    """Let the person change the body in an editor."""
+    command = editor()
+    if command is None or not sys.stdin.isatty():
+        raise Failure("give the new body, or - for stdin; an editor needs EDITOR and a terminal", USAGE)
+    letter = await bus.dead_letters.get(id)
+    content = letter.message.content if letter.message is not None else {}
+    before = json.dumps(content, indent=2, ensure_ascii=False, default=str)
+    with tempfile.TemporaryDirectory(prefix="agentbus-") as folder:
+        file = Path(folder) / "body.json"
+        file.write_text(before + "\n", encoding="utf-8")
+        process = await asyncio.create_subprocess_exec(*shlex.split(command), str(file))
+        code = await process.wait()
+        text = file.read_text(encoding="utf-8")
+    if code != 0 or text.strip() == before:
+        raise Failure("nothing was changed, and nothing retried")
+    return _parsed(text)

@@ -1,0 +1,1 @@
+"""Recurring messages: when they are due, what they say, and the door to them."""
