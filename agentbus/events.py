@@ -25,6 +25,9 @@ to whoever listens. The actions:
 ``restored``              an entry was taken from its owner by somebody's hand and put back
 ``reconnected``           the broker answers again
 ``rebuilt``               a reader that heard nothing although work waits got a new connection
+``archive_lag``           what has ended waits too long for the archive, or fills its address
+``archive_missing``       messages had left Redis before they were archived
+``archive_refused``       PostgreSQL does not take a row; it was set aside
 ========================  ============================================================================
 """
 
