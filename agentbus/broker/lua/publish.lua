@@ -14,8 +14,8 @@
 --        6 options: '' or JSON {"<index>": {id, ttl, delay, at, key, digest, strict}} (ms)
 --        7 nudge channel   8 .. the messages (JSON text)
 -- Returns {'stored', served, durability by policy or '', result …}   in order of the messages: an entry id,
---                                                 'due <id> <time in ms>', or '!refusal';
---         the durability goes on with ` <type>=<level>` for each message type that has its own
+--         'due <id> <time in ms>', or '!refusal'; the durability goes on with ` <type>=<level>` for each
+--         message type that has its own
 --         {'recovered', served, durability, refusals as JSON}   this batch was stored before
 --         {'gap', last}                                   positions are missing or repeated; nothing written
 --
