@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agentbus.errors import ConfigurationError
+from workers.archive import Archive
 from workers.dead import Dead
 from workers.due import Due
 from workers.reclaim import Reclaim
 from workers.recurring import Recurring
 from workers.retention import Retention
 from workers.role import Role
+from workers.status import Status
 
 #: In the order in which they start.
-ROLES: tuple[type[Role], ...] = (Due, Reclaim, Dead, Recurring, Retention)
+ROLES: tuple[type[Role], ...] = (Due, Reclaim, Dead, Recurring, Retention, Archive, Status)
 
 
 def chosen(names: Sequence[str]) -> list[type[Role]]:

@@ -7,7 +7,7 @@ its log. The position in the stream moves by compare-and-set after the archive h
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agentbus.broker import keys
@@ -67,6 +67,9 @@ class Ended:
     state: bytes = b""
     #: What else the entry holds: reason and resolution of a dead letter, the fields of what is no message.
     details: tuple[tuple[bytes, bytes], ...] = ()
+    #: With ``ended_ms`` its point in the order of history: the number of the record, and the place in it.
+    ended_seq: int = 0
+    ended_index: int = 0
 
     @property
     def size(self) -> int:
@@ -81,8 +84,9 @@ class Page:
     records: tuple[EndRecord, ...]
     #: The position after this page; unchanged when there is nothing.
     to: str
-    #: Time in ms of the first record on the page, transitions included; None when there is none.
-    oldest_ms: int | None
+    #: Whether there was anything, transitions included, and whether there may be more.
+    any: bool
+    more: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,17 @@ class LogPage:
 
     messages: tuple[Ended, ...]
     to: str
-    oldest_ms: int | None
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How far the archive is behind at one address."""
+
+    #: Age of the oldest that is not archived, in ms.
+    lag_ms: int
+    #: Messages that have ended and are not archived, where they count against the limit; else 0.
+    unarchived: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +120,11 @@ class Position:
 def time_of(entry_id: str) -> int:
     """Return the time of an entry or record id, in ms."""
     return int(entry_id.partition("-")[0])
+
+
+def number_of(entry_id: str) -> int:
+    """Return the number of an entry or record id within its millisecond."""
+    return int(entry_id.partition("-")[2] or 0)
 
 
 class ArchiveSwitch:
@@ -134,11 +153,15 @@ class ArchiveSwitch:
 class _Archived:
     """How far the archive has come at one address."""
 
-    def __init__(self, broker: Broker, address: str, field_name: str, script_keys: Sequence[str]) -> None:
+    def __init__(
+        self, broker: Broker, address: str, field_name: str, script_keys: Sequence[str], policy: str
+    ) -> None:
         self._broker = broker
         self.address = address
         self._field = field_name
+        #: archived, ledger, the stream, …: as `archived.lua` wants them.
         self._keys = script_keys
+        self._policy = policy
 
     async def position(self) -> Position:
         """Return how far everything is committed."""
@@ -151,6 +174,30 @@ class _Archived:
         reply = await run(self._broker, Call(load("archived"), self._keys, arguments))
         return bool(reply[0] == b"advanced")
 
+    async def policy_fields(self) -> dict[str, str]:
+        """Return the declared policy as it is stored; empty when there is none."""
+        items = iter(await self._broker.execute("HGETALL", self._policy))
+        return {
+            name.decode(): value.decode(errors="replace") for name, value in zip(items, items, strict=True)
+        }
+
+    async def backlog(self) -> Backlog:
+        """Return how far the archive is behind."""
+        position = await self.position()
+        time = await self._broker.execute("TIME")
+        first = await self._broker.execute("XRANGE", self._keys[2], _after(position.to), "+", "COUNT", 1)
+        now = int(time[0]) * 1000 + int(time[1]) // 1000
+        lag = max(0, now - time_of(first[0][0].decode())) if first else 0
+        return Backlog(lag, await self.unarchived())
+
+    async def unarchived(self) -> int:
+        """Return how many messages have ended and are not archived; 0 where they do not count."""
+        names = ("archiving", "archived", *sorted(TERMINAL))
+        archiving, archived, *ended = await self._broker.execute("HMGET", self._keys[1], *names)
+        if archiving != b"1":
+            return 0
+        return max(0, sum(int(count or 0) for count in ended) - int(archived or 0))
+
 
 class ArchivedInbox(_Archived):
     """One inbox on its way into the archive."""
@@ -158,8 +205,9 @@ class ArchivedInbox(_Archived):
     def __init__(self, broker: Broker, prefix: str, address: str) -> None:
         found = inbox_keys(prefix, address)
         super().__init__(
-            broker, address, "outcomes", (found.archived, found.ledger, found.outcomes, *found.sources)
-        )
+            broker, address, "outcomes",
+            (found.archived, found.ledger, found.outcomes, *found.sources), found.policy,
+        )  # fmt: skip
         self._outcomes = found.outcomes
         self._ledger = found.ledger
         self._streams = {
@@ -177,12 +225,13 @@ class ArchivedInbox(_Archived):
         """Return what ended after a position, so many records at most; one may speak of a thousand."""
         rows = await self._broker.execute("XRANGE", self._outcomes, _after(after), "+", "COUNT", most)
         if not rows:
-            return Page((), after, None)
+            return Page((), after, any=False, more=False)
         records = [self._record(row[0].decode(), row[1]) for row in rows]
         return Page(
             tuple(record for record in records if record.outcome in TERMINAL and record.entries),
             records[-1].record_id,
-            records[0].at_ms,
+            any=True,
+            more=len(rows) == most,
         )
 
     def _record(self, record_id: str, flat: Sequence[bytes]) -> EndRecord:
@@ -204,17 +253,18 @@ class ArchivedInbox(_Archived):
 
     async def bodies(self, record: EndRecord) -> AsyncIterator[list[Ended]]:
         """Yield the messages of a record that are still there, some megabytes at a time."""
-        left = [entry for entry in record.entries if entry[0] in self._streams]
+        left = [(index, *entry) for index, entry in enumerate(record.entries) if entry[0] in self._streams]
         while left:
             chunk, left = left[: self._chunk()], left[self._chunk() :]
             replies = await self._broker.pipeline(
-                [("XRANGE", self._streams[stream], entry_id, entry_id) for stream, entry_id in chunk]
+                [("XRANGE", self._streams[stream], entry_id, entry_id) for _, stream, entry_id in chunk]
             )
             found = []
-            for (stream, entry_id), reply in zip(chunk, replies, strict=True):
+            for (index, stream, entry_id), reply in zip(chunk, replies, strict=True):
                 entry = _first(reply)
                 if entry is not None:
-                    found.append(_ended(record, self.address, stream, entry_id, entry))
+                    ended = _ended(record, self.address, stream, entry_id, entry)
+                    found.append(replace(ended, ended_index=index))
             self._learn(found)
             yield found
 
@@ -227,21 +277,13 @@ class ArchivedInbox(_Archived):
         if found:
             self._average = max(1.0, sum(each.size for each in found) / len(found))
 
-    async def unarchived(self) -> int:
-        """Return how many messages have ended and are not archived; 0 where they do not count."""
-        names = ("archiving", "archived", *sorted(TERMINAL))
-        archiving, archived, *ended = await self._broker.execute("HMGET", self._ledger, *names)
-        if archiving != b"1":
-            return 0
-        return max(0, sum(int(count or 0) for count in ended) - int(archived or 0))
-
 
 class ArchivedChannel(_Archived):
     """One channel on its way into the archive."""
 
     def __init__(self, broker: Broker, prefix: str, address: str) -> None:
         found = channel_keys(prefix, address)
-        super().__init__(broker, address, "log", (found.archived, found.ledger, found.log))
+        super().__init__(broker, address, "log", (found.archived, found.ledger, found.log), found.policy)
         self._log = found.log
         self._average = 0.0
 
@@ -252,13 +294,17 @@ class ArchivedChannel(_Archived):
             most = max(1, min(_LARGEST_CHUNK, int(_CHUNK_BYTES / self._average)))
         rows = await self._broker.execute("XRANGE", self._log, _after(after), "+", "COUNT", most)
         if not rows:
-            return LogPage((), after, None)
+            return LogPage((), after, more=False)
         messages = tuple(_logged(self.address, row[0].decode(), row[1]) for row in rows)
         self._average = max(1.0, sum(each.size for each in messages) / len(messages))
-        return LogPage(messages, messages[-1].entry_id, messages[0].ended_ms)
+        return LogPage(messages, messages[-1].entry_id, more=len(rows) == most)
 
 
-def archived_address(broker: Broker, prefix: str, address: str) -> ArchivedInbox | ArchivedChannel:
+#: An address on its way into the archive.
+ArchivedAddress = ArchivedInbox | ArchivedChannel
+
+
+def archived_address(broker: Broker, prefix: str, address: str) -> ArchivedAddress:
     """Return an address on its way into the archive."""
     kind = ArchivedInbox if address.startswith("agent.") else ArchivedChannel
     return kind(broker, prefix, address)
@@ -302,7 +348,7 @@ def _ended(record: EndRecord, address: str, stream: str, entry_id: str, flat: Se
     fields = _Fields.of(flat)
     return Ended(
         address, stream, entry_id, record.at_ms, record.outcome, record.consumer, fields.message,
-        fields.state, tuple(fields.others),
+        fields.state, tuple(fields.others), number_of(record.record_id),
     )  # fmt: skip
 
 
@@ -310,5 +356,5 @@ def _logged(address: str, entry_id: str, flat: Sequence[bytes]) -> Ended:
     fields = _Fields.of(flat)
     return Ended(
         address, "log", entry_id, time_of(entry_id), LOGGED, "", fields.message, fields.state,
-        tuple(fields.others),
+        tuple(fields.others), number_of(entry_id),
     )  # fmt: skip

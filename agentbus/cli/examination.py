@@ -16,9 +16,9 @@ from agentbus.cli.session import (
     FAILURE,
     OK,
     UNAVAILABLE,
-    address_of,
     explain,
     find_url,
+    inbox_of,
     open_broker,
     settings_with,
 )
@@ -79,7 +79,7 @@ def _show(findings: Iterable[Finding], output: Output) -> None:
 
 async def repair_inbox(name: str, *, url: str | None, prefix: str | None, as_json: bool) -> int:
     """Repair the lanes of one inbox."""
-    address = address_of(name)
+    address = inbox_of(name)
     space = settings_with(prefix).prefix
     output = Output(as_json)
     async with open_broker(url) as broker:
