@@ -215,7 +215,8 @@ def parse_policy(given: Mapping[str, Any]) -> Policy:
             raise InvalidValue(name, f"is no field of a policy; those are {', '.join(FIELDS)}")
         values[name] = value
         if name == "history_outcomes":
-            values[name] = tuple(value.split(",")) if isinstance(value, str) else tuple(value)
+            # `history_outcomes=` keeps no history at all.
+            values[name] = tuple(filter(None, value.split(","))) if isinstance(value, str) else tuple(value)
         elif isinstance(value, str) and (name in _NUMBERS or name in DURATIONS):
             with contextlib.suppress(ValueError):
                 values[name] = int(value) if name in _NUMBERS else float(value)
