@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from agentbus.cli import broker, dlq, doctor, inbox, pub, run, schedule, sub, tail, trace, version
+from agentbus.cli import archive, broker, dlq, doctor, inbox, pub, run, schedule, sub, tail, trace, version
 
 _HELP = """The message bus that AI-agent processes use to work together, on Redis Streams.
 
@@ -52,6 +52,7 @@ app.command("sub", short_help="Take messages, as an agent would.")(sub.sub)
 app.command("tail", short_help="Look at messages without taking them.")(tail.tail)
 app.command("inbox", short_help="Show what an inbox holds, and its ledger.")(inbox.inbox)
 app.command("trace", short_help="Show every place and outcome of one message.")(trace.trace)
+app.add_typer(archive.archive, name="archive", short_help="See how far the archive is; turn it off.")
 app.add_typer(dlq.dlq, name="dlq", short_help="Look at dead letters; retry, mend, resolve or drop them.")
 app.command("doctor", short_help="Find out what is wrong, and what to do.")(doctor.doctor)
 app.add_typer(schedule.app, name="schedule", short_help="Send messages again and again.")
