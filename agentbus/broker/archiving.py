@@ -106,6 +106,9 @@ class Backlog:
     lag_ms: int
     #: Messages that have ended and are not archived, where they count against the limit; else 0.
     unarchived: int
+    #: Messages committed, and those of them that had left Redis before.
+    archived: int
+    missing: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,15 +191,10 @@ class _Archived:
         first = await self._broker.execute("XRANGE", self._keys[2], _after(position.to), "+", "COUNT", 1)
         now = int(time[0]) * 1000 + int(time[1]) // 1000
         lag = max(0, now - time_of(first[0][0].decode())) if first else 0
-        return Backlog(lag, await self.unarchived())
-
-    async def unarchived(self) -> int:
-        """Return how many messages have ended and are not archived; 0 where they do not count."""
-        names = ("archiving", "archived", *sorted(TERMINAL))
-        archiving, archived, *ended = await self._broker.execute("HMGET", self._keys[1], *names)
-        if archiving != b"1":
-            return 0
-        return max(0, sum(int(count or 0) for count in ended) - int(archived or 0))
+        names = ("archiving", "archived", "archive_missing", *sorted(TERMINAL))
+        archiving, *counted = await self._broker.execute("HMGET", self._keys[1], *names)
+        archived, missing, *ended = (int(count or 0) for count in counted)
+        return Backlog(lag, max(0, sum(ended) - archived) if archiving == b"1" else 0, archived, missing)
 
 
 class ArchivedInbox(_Archived):
@@ -217,9 +215,13 @@ class ArchivedInbox(_Archived):
         }
         self._average = 0.0
 
-    async def count_unarchived(self, counts: bool) -> None:
-        """Say whether ended messages count against the address' limit until they are archived."""
-        await run(self._broker, Call(load("archiving"), (self._ledger,), (int(counts),)))
+    async def count_unarchived(self, counts: bool) -> bool:
+        """Say whether ended messages count against the address' limit until they are archived.
+
+        Returns whether that is new.
+        """
+        reply = await run(self._broker, Call(load("archiving"), (self._ledger,), (int(counts),)))
+        return bool(reply == 1)
 
     async def records(self, after: str, most: int) -> Page:
         """Return what ended after a position, so many records at most; one may speak of a thousand."""

@@ -111,11 +111,11 @@ async def test_two_that_advance_at_once_are_counted_once(on: InboxBench, archive
     await archived.count_unarchived(True)
     await end(on, 100)
     page = await archived.records(START, 100)
-    assert await archived.unarchived() == 100
+    assert (await archived.backlog()).unarchived == 100
     assert await archived.advance(START, page.to, 100)
     assert not await archived.advance(START, page.to, 100)
     assert await on.ledger("archived") == 100
-    assert await archived.unarchived() == 0
+    assert (await archived.backlog()).unarchived == 0
 
 
 async def test_what_is_not_archived_takes_room_only_where_that_was_asked_for(

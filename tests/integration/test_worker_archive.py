@@ -113,39 +113,36 @@ async def test_every_end_is_archived_once_with_what_ended(
     assert await Look(bus, name).count("archived") == len(rows)
 
 
-async def test_expired_discarded_and_resolved_ones_come_with_their_ends(
+async def test_expired_discarded_resolved_and_dropped_ones_come_with_their_ends(
     bus: Bus, unique: Unique, postgres_dsn: str
 ) -> None:
     name = unique("worker")
     look = Look(bus, name)
     await look.inbox.join("reader")
-    for number, ttl in ((0, "1h"), (1, "1ms"), (2, "1h")):
+    for number, ttl in enumerate(("1h", "1ms", "1h", "1h")):
         await bus.publish(f"agent.{name}.task", number, ttl=ttl)
     await asyncio.sleep(0.01)
-    first, third = await look.inbox.fetch("reader", 3, 1 << 20)
+    first, *others = await look.inbox.fetch("reader", 4, 1 << 20)
     await look.inbox.settle("reader", "discarded", {first.source: [first.entry_id]})
-    letter = await look.inbox.bury("reader", third, "rejected", "no", '{"error":"no"}', 3)
-    # As the scripts of dead letters do: the letter moves, and the record names where it is now.
-    fields = (await look.broker.execute("XRANGE", look.keys.dead, letter, letter))[0][1]
-    moved = await look.broker.execute(
-        "XADD", look.keys.resolved, "*", *fields, "letter", letter, "resolution", "fixed"
-    )
-    await look.broker.execute("XDEL", look.keys.dead, letter)
-    await look.broker.execute("HINCRBY", look.keys.ledger, "resolved", 1)
-    await look.broker.execute(
-        "XADD", look.keys.outcomes, "*", "consumer", "", "outcome", "resolved", "resolved", moved
-    )
+    letters = []
+    for other in others:
+        buried = await look.inbox.bury("reader", other, "rejected", "no", '{"error":"no"}', 3)
+        assert buried is not None
+        letters.append(f"agent.{name}:{buried.letter}")
     async with working(bus, Archive, archive=postgres_dsn):
-        await eventually(lambda: caught_up(bus, name, 3))
+        await eventually(lambda: caught_up(bus, name, 2))
+        assert len(await archived(bus, postgres_dsn, f"agent.{name}")) == 2, "dead letters have not ended"
+        await bus.dead_letters.resolve(letters[0], "fixed by hand")
+        await bus.dead_letters.drop(letters[1])
+        await eventually(lambda: caught_up(bus, name, 4))
     rows = {contents([row])[0]: row for row in await archived(bus, postgres_dsn, f"agent.{name}")}
     assert {number: row.outcome for number, row in rows.items()} == {
-        0: "discarded",
-        1: "expired",
-        2: "resolved",
-    }
-    assert rows[2].details["resolution"] == "fixed"
-    assert rows[2].details["reason"] == "rejected"
-    assert rows[2].attempts == 1
+        0: "discarded", 1: "expired", 2: "resolved", 3: "discarded",
+    }  # fmt: skip
+    assert rows[2].details["resolution"] == "fixed by hand"
+    assert {rows[number].details["reason"] for number in (2, 3)} == {"rejected"}
+    assert {rows[number].attempts for number in (2, 3)} == {1}
+    await look.check_balance()
 
 
 async def test_one_that_expires_before_it_is_due_is_archived(
