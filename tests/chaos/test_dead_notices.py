@@ -6,7 +6,7 @@ import asyncio
 import random
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -15,7 +15,6 @@ from agentbus.broker.embedded import PrivateBroker
 from agentbus.broker.keys import channel_keys
 from agentbus.broker.notices import CHANNEL
 from agentbus.message.codec import decode
-from tests.agents.waiting import eventually
 from tests.letters import make_dead
 from tests.service import worker_process
 
@@ -28,6 +27,12 @@ async def announced(bus: Bus) -> list[str]:
     log = channel_keys(bus.settings.prefix, CHANNEL).log
     entries = await bus.rooms.broker.execute("XRANGE", log, "-", "+")
     return [decode(flat[1]).content["dlq_id"] for _, flat in entries]
+
+
+async def until(check: Callable[[], Awaitable[object]], within: float) -> None:
+    async with asyncio.timeout(within):
+        while not await check():
+            await asyncio.sleep(0.02)
 
 
 async def make_letters(bus: Bus) -> list[str]:
@@ -52,7 +57,7 @@ async def test_five_workers_that_are_killed_announce_each_dead_letter_exactly_on
         async with Bus(server.url, agent="tester", settings=BusSettings(prefix="p")) as bus:
             making = asyncio.create_task(make_letters(bus))
             for _ in range(KILLS):
-                await eventually(lambda: announced(bus), 15.0)
+                await until(lambda: announced(bus), 15.0)
                 await asyncio.sleep(dice.uniform(0.05, 0.5))
                 victim = dice.randrange(WORKERS)
                 processes[victim].send_signal(signal.SIGKILL)
@@ -63,7 +68,7 @@ async def test_five_workers_that_are_killed_announce_each_dead_letter_exactly_on
             async def complete() -> bool:
                 return set(await announced(bus)) == set(ids)
 
-            await eventually(complete, 20.0)
+            await until(complete, 20.0)
             assert [id for id, times in Counter(await announced(bus)).items() if times != 1] == []
             for name in ("a", "b", "c"):
                 assert (await bus.inspect(name)).ledger.closes
