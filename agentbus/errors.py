@@ -19,6 +19,9 @@
     │       ├── BrokerOutOfMemory
     │       ├── GroupMissing
     │       └── WrongKeyType
+    ├── ArchiveError                    PostgreSQL could not do what was asked
+    │   ├── ArchiveUnavailable          cannot be reached, or did not answer in time
+    │   └── ArchiveRefused              answered, and does not take these rows
     ├── PublishError
     │   ├── PublishTimeout              the deadline passed; says whether it may be stored
     │   ├── PublishRefused              the server refused this one message
@@ -125,6 +128,18 @@ class GroupMissing(BrokerRefused):
 
 class WrongKeyType(BrokerRefused):
     """A key holds another type than agentbus keeps there."""
+
+
+class ArchiveError(AgentBusError):
+    """The archive could not do what was asked."""
+
+
+class ArchiveUnavailable(ArchiveError):
+    """The archive cannot be reached or did not answer in time."""
+
+
+class ArchiveRefused(ArchiveError):
+    """The archive does not take these rows."""
 
 
 class PublishError(AgentBusError):

@@ -5,7 +5,7 @@ to whoever listens. The actions:
 
 ========================  ============================================================================
 ``data_lost``             the broker no longer has what it had accepted (failover, FLUSHALL)
-``vanished``              an entry was deleted by somebody else while it was held
+``vanished``              an entry was deleted by somebody else while it was held, or while it waited
 ``fenced``                this process lost its lease; its running handlers were cancelled
 ``stale_settlement``      a result came after the lease was lost and was refused
 ``late_reply``            an answer came after its request had given up
@@ -25,6 +25,9 @@ to whoever listens. The actions:
 ``restored``              an entry was taken from its owner by somebody's hand and put back
 ``reconnected``           the broker answers again
 ``rebuilt``               a reader that heard nothing although work waits got a new connection
+``archive_lag``           what has ended waits too long for the archive, or fills its address
+``archive_missing``       messages had left Redis before they were archived
+``archive_refused``       PostgreSQL does not take a row; it was set aside
 ========================  ============================================================================
 """
 

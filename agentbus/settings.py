@@ -16,6 +16,7 @@ SERVER_VARIABLE = "AGENTBUS_SERVER"
 HOME_VARIABLE = "AGENTBUS_HOME"
 
 ARCHIVE_VARIABLE = "AGENTBUS_ARCHIVE"
+ARCHIVE_KEEP_VARIABLE = "AGENTBUS_ARCHIVE_KEEP"
 
 EMBEDDED_URL = "embedded://"
 
@@ -155,6 +156,14 @@ def embedded_home() -> str | None:
 def archive_dsn() -> str | None:
     """Return the PostgreSQL connection string that the environment gives the archive, if any."""
     return os.environ.get(ARCHIVE_VARIABLE) or None
+
+
+def archive_keep() -> Duration | None:
+    """Return how long the environment tells the archive to keep what it has; None = for ever."""
+    keep = os.environ.get(ARCHIVE_KEEP_VARIABLE) or None
+    if keep is not None and milliseconds(keep, ARCHIVE_KEEP_VARIABLE) == 0:
+        raise InvalidValue(ARCHIVE_KEEP_VARIABLE, "must be longer than zero; leave it out to keep everything")
+    return keep
 
 
 def editor() -> str | None:

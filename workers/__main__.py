@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from agentbus.bus import Bus
-from agentbus.errors import AgentBusError, ConfigurationError
-from agentbus.settings import default_settings
+from agentbus.errors import AgentBusError, ConfigurationError, InvalidValue
+from agentbus.settings import ARCHIVE_VARIABLE, archive_dsn, archive_keep, default_settings
+from workers.archive import Archive
 from workers.membership import new_worker_id
 from workers.role import Ground, Role, logger
 from workers.roles import ROLES, chosen
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         asyncio.run(_serve(chosen(options.roles), options))
-    except ConfigurationError as error:
+    except (ConfigurationError, InvalidValue) as error:
         return _complain(error, _USAGE)
     except (AgentBusError, RoleEnded) as error:
         return _complain(error, _FAILURE)
@@ -63,17 +64,34 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--url", help="the broker; else AGENTBUS_URL")
     parser.add_argument("--prefix", help="what every key begins with; else AGENTBUS_PREFIX, else agentbus")
     parser.add_argument(
+        "--archive",
+        metavar="DSN",
+        help=f"the archive's database, postgresql://user@host/database; else {ARCHIVE_VARIABLE}, else no "
+        "archive. Others on this machine can read a command line: a password belongs in ~/.pgpass",
+    )
+    parser.add_argument(
         "--log-level", default="info", choices=("debug", "info", "warning", "error"), help="default: info"
     )
     return parser
 
 
+def _worker_settings(options: argparse.Namespace) -> WorkerSettings:
+    """Return the settings; raises `ConfigurationError` for a role that cannot do what was asked."""
+    archive = options.archive or archive_dsn()
+    if archive is None and Archive.name in options.roles:
+        raise ConfigurationError(
+            f"the role {Archive.name} needs a database: set {ARCHIVE_VARIABLE} or give "
+            "--archive postgresql://user@host/database"
+        )
+    return WorkerSettings(archive=archive, archive_keep=archive_keep())
+
+
 async def _serve(kinds: Sequence[type[Role]], options: argparse.Namespace) -> None:
-    settings = default_settings()
+    settings, worker_settings = default_settings(), _worker_settings(options)
     if options.prefix is not None:
         settings = replace(settings, prefix=options.prefix)
     async with Bus(options.url, agent=AGENT, type="service", settings=settings) as bus:
-        ground = Ground(bus, WorkerSettings(), Share(new_worker_id()))
+        ground = Ground(bus, worker_settings, Share(new_worker_id()))
         roles = [kind(ground) for kind in kinds]
         service = Service(ground, roles)
         _stop_on_signals(service)

@@ -62,7 +62,8 @@ class Membership:
     def _learn(self, roll: Roll) -> None:
         oldest = roll.server_ms - self._ground.settings.absent_after * 1000
         self._ground.share.update(
-            (worker.id, worker.roles)
+            # A role that is off does nobody's share.
+            (worker.id, [name for name, state in worker.roles.items() if not state.idle])
             for worker in roll.workers
             if worker.seen_at >= oldest and worker.phase == "running"
         )

@@ -32,6 +32,8 @@ class Report:
     steps: int = 0
     last_error: str = ""
     error_at: int | None = None
+    #: Why it does nothing, on purpose; empty while it works.
+    idle: str = ""
 
     def failed(self, error: Exception) -> None:
         """Note an error that the role will get over by trying again."""
@@ -40,7 +42,7 @@ class Report:
 
     def state(self) -> RoleState:
         """Return a frozen copy."""
-        return RoleState(self.lag_ms, self.steps, self.last_error, self.error_at)
+        return RoleState(self.lag_ms, self.steps, self.last_error, self.error_at, self.idle)
 
 
 @dataclass(frozen=True, slots=True)

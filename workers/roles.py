@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agentbus.errors import ConfigurationError
+from workers.archive import Archive
 from workers.dead import Dead
 from workers.due import Due
 from workers.reclaim import Reclaim
@@ -14,7 +15,7 @@ from workers.role import Role
 from workers.status import Status
 
 #: In the order in which they start.
-ROLES: tuple[type[Role], ...] = (Due, Reclaim, Dead, Recurring, Retention, Status)
+ROLES: tuple[type[Role], ...] = (Due, Reclaim, Dead, Recurring, Archive, Retention, Status)
 
 
 def chosen(names: Sequence[str]) -> list[type[Role]]:

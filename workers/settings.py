@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from agentbus.message.durations import Duration
 from agentbus.settings import RetentionSettings
 
 
@@ -28,5 +29,9 @@ class WorkerSettings:
     sweep: float = 30.0
     #: Between two walks that look for consumers that are known to a group and not alive.
     strangers: float = 10.0
+    #: The connection string of the archive; None = there is none.
+    archive: str | None = None
+    #: How long the archive keeps what it has; None = for ever. Whole months go.
+    archive_keep: Duration | None = None
     #: What stays as history where an address has no policy of its own.
     retention: RetentionSettings = field(default_factory=RetentionSettings)

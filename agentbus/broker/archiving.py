@@ -81,8 +81,9 @@ class Page:
     records: tuple[EndRecord, ...]
     #: The position after this page; unchanged when there is nothing.
     to: str
-    #: Time in ms of the first record on the page, transitions included; None when there is none.
-    oldest_ms: int | None
+    #: Whether there was anything, transitions included, and whether there may be more.
+    any: bool
+    more: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,17 @@ class LogPage:
 
     messages: tuple[Ended, ...]
     to: str
-    oldest_ms: int | None
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How far the archive is behind at one address."""
+
+    #: Age of the oldest that is not archived, in ms.
+    lag_ms: int
+    #: Messages that have ended and are not archived, where they count against the limit; else 0.
+    unarchived: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +145,15 @@ class ArchiveSwitch:
 class _Archived:
     """How far the archive has come at one address."""
 
-    def __init__(self, broker: Broker, address: str, field_name: str, script_keys: Sequence[str]) -> None:
+    def __init__(
+        self, broker: Broker, address: str, field_name: str, script_keys: Sequence[str], policy: str
+    ) -> None:
         self._broker = broker
         self.address = address
         self._field = field_name
+        #: archived, ledger, the stream, …: as `archived.lua` wants them.
         self._keys = script_keys
+        self._policy = policy
 
     async def position(self) -> Position:
         """Return how far everything is committed."""
@@ -151,6 +166,30 @@ class _Archived:
         reply = await run(self._broker, Call(load("archived"), self._keys, arguments))
         return bool(reply[0] == b"advanced")
 
+    async def policy_fields(self) -> dict[str, str]:
+        """Return the declared policy as it is stored; empty when there is none."""
+        items = iter(await self._broker.execute("HGETALL", self._policy))
+        return {
+            name.decode(): value.decode(errors="replace") for name, value in zip(items, items, strict=True)
+        }
+
+    async def backlog(self) -> Backlog:
+        """Return how far the archive is behind."""
+        position = await self.position()
+        time = await self._broker.execute("TIME")
+        first = await self._broker.execute("XRANGE", self._keys[2], _after(position.to), "+", "COUNT", 1)
+        now = int(time[0]) * 1000 + int(time[1]) // 1000
+        lag = max(0, now - time_of(first[0][0].decode())) if first else 0
+        return Backlog(lag, await self.unarchived())
+
+    async def unarchived(self) -> int:
+        """Return how many messages have ended and are not archived; 0 where they do not count."""
+        names = ("archiving", "archived", *sorted(TERMINAL))
+        archiving, archived, *ended = await self._broker.execute("HMGET", self._keys[1], *names)
+        if archiving != b"1":
+            return 0
+        return max(0, sum(int(count or 0) for count in ended) - int(archived or 0))
+
 
 class ArchivedInbox(_Archived):
     """One inbox on its way into the archive."""
@@ -158,8 +197,9 @@ class ArchivedInbox(_Archived):
     def __init__(self, broker: Broker, prefix: str, address: str) -> None:
         found = inbox_keys(prefix, address)
         super().__init__(
-            broker, address, "outcomes", (found.archived, found.ledger, found.outcomes, *found.sources)
-        )
+            broker, address, "outcomes",
+            (found.archived, found.ledger, found.outcomes, *found.sources), found.policy,
+        )  # fmt: skip
         self._outcomes = found.outcomes
         self._ledger = found.ledger
         self._streams = {
@@ -177,12 +217,13 @@ class ArchivedInbox(_Archived):
         """Return what ended after a position, so many records at most; one may speak of a thousand."""
         rows = await self._broker.execute("XRANGE", self._outcomes, _after(after), "+", "COUNT", most)
         if not rows:
-            return Page((), after, None)
+            return Page((), after, any=False, more=False)
         records = [self._record(row[0].decode(), row[1]) for row in rows]
         return Page(
             tuple(record for record in records if record.outcome in TERMINAL and record.entries),
             records[-1].record_id,
-            records[0].at_ms,
+            any=True,
+            more=len(rows) == most,
         )
 
     def _record(self, record_id: str, flat: Sequence[bytes]) -> EndRecord:
@@ -227,21 +268,13 @@ class ArchivedInbox(_Archived):
         if found:
             self._average = max(1.0, sum(each.size for each in found) / len(found))
 
-    async def unarchived(self) -> int:
-        """Return how many messages have ended and are not archived; 0 where they do not count."""
-        names = ("archiving", "archived", *sorted(TERMINAL))
-        archiving, archived, *ended = await self._broker.execute("HMGET", self._ledger, *names)
-        if archiving != b"1":
-            return 0
-        return max(0, sum(int(count or 0) for count in ended) - int(archived or 0))
-
 
 class ArchivedChannel(_Archived):
     """One channel on its way into the archive."""
 
     def __init__(self, broker: Broker, prefix: str, address: str) -> None:
         found = channel_keys(prefix, address)
-        super().__init__(broker, address, "log", (found.archived, found.ledger, found.log))
+        super().__init__(broker, address, "log", (found.archived, found.ledger, found.log), found.policy)
         self._log = found.log
         self._average = 0.0
 
@@ -252,13 +285,17 @@ class ArchivedChannel(_Archived):
             most = max(1, min(_LARGEST_CHUNK, int(_CHUNK_BYTES / self._average)))
         rows = await self._broker.execute("XRANGE", self._log, _after(after), "+", "COUNT", most)
         if not rows:
-            return LogPage((), after, None)
+            return LogPage((), after, more=False)
         messages = tuple(_logged(self.address, row[0].decode(), row[1]) for row in rows)
         self._average = max(1.0, sum(each.size for each in messages) / len(messages))
-        return LogPage(messages, messages[-1].entry_id, messages[0].ended_ms)
+        return LogPage(messages, messages[-1].entry_id, more=len(rows) == most)
 
 
-def archived_address(broker: Broker, prefix: str, address: str) -> ArchivedInbox | ArchivedChannel:
+#: An address on its way into the archive.
+ArchivedAddress = ArchivedInbox | ArchivedChannel
+
+
+def archived_address(broker: Broker, prefix: str, address: str) -> ArchivedAddress:
     """Return an address on its way into the archive."""
     kind = ArchivedInbox if address.startswith("agent.") else ArchivedChannel
     return kind(broker, prefix, address)

@@ -26,6 +26,8 @@ class RoleState:
     last_error: str = ""
     #: Unix time in ms, by the worker's own clock.
     error_at: int | None = None
+    #: Why it does nothing, on purpose: others do its share. Empty while it works.
+    idle: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from agentbus import Bus
 from agentbus.broker.embedded import ServerBinary
 from agentbus.broker.inbox import BatchAnswer
 from agentbus.errors import BrokerUnavailable
+from agentbus.message.topics import Destination
 from agentbus.send.address_queue import AddressQueue
 from tests.chaos.checker import Verdict, check
 from tests.chaos.gate import Gate
@@ -27,15 +28,15 @@ class ForgetfulBus(Bus):
         publisher = self.publisher
         honest = publisher._open_queue
 
-        def open_queue(address: str) -> AddressQueue:
-            return _make_forgetful(honest(address))
+        def open_queue(destination: Destination) -> AddressQueue:
+            return _make_forgetful(honest(destination))
 
         publisher._open_queue = open_queue  # type: ignore[method-assign]
 
 
 def _make_forgetful(queue: AddressQueue) -> AddressQueue:
-    inbox = queue._inbox
-    honest = inbox.publish
+    target = queue._target
+    honest = target.publish
 
     async def publish(*arguments: object) -> BatchAnswer:
         try:
@@ -45,7 +46,7 @@ def _make_forgetful(queue: AddressQueue) -> AddressQueue:
             queue._new_producer()
             raise
 
-    inbox.publish = publish  # type: ignore[method-assign,assignment]
+    target.publish = publish  # type: ignore[method-assign,assignment]
     return queue
 
 

@@ -37,6 +37,35 @@ async def test_the_same_policy_may_be_declared_again_and_is_read_back(bus: Bus, 
     assert (stored.ttl, stored.limit, stored.when_exhausted) == (600, 5, "discard")
 
 
+async def test_outcomes_of_which_history_is_kept_are_the_same_in_any_order(bus: Bus, unique: Unique) -> None:
+    name = unique("declared")
+    await bus.declare(name, Policy(history_outcomes=("expired", "discarded")))
+    await bus.declare(name, Policy(history_outcomes=("discarded", "expired")))
+    assert (await bus.policy(name)).history_outcomes == ("discarded", "expired")
+    with pytest.raises(PolicyConflict, match="history_outcomes"):
+        await bus.declare(name, Policy(history_outcomes=()))
+    await bus.declare(unique("none"), Policy(history_outcomes=()))
+
+
+async def test_keeping_no_outcome_is_not_the_same_as_saying_nothing(bus: Bus, unique: Unique) -> None:
+    name = unique("declared")
+    await bus.declare(name, Policy(history_outcomes=()))
+    assert (await bus.policy(name)).history_outcomes == ()
+    with pytest.raises(PolicyConflict, match="history_outcomes"):
+        await bus.declare(name, Policy(limit=3))
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "said"),
+    [(("done",), "'done' is not one of processed"), (["expired"], "must be a tuple"),
+     ("expired", "must be a tuple"), (("expired", "expired"), "twice"), (("retried",), "not one of")],
+)  # fmt: skip
+def test_outcomes_that_are_none_are_refused(outcomes: object, said: str) -> None:
+    with pytest.raises(InvalidValue, match=said) as raised:
+        Policy(history_outcomes=outcomes)  # type: ignore[arg-type]
+    assert raised.value.field == "history_outcomes"
+
+
 async def test_another_policy_is_refused_with_every_difference_named(bus: Bus, unique: Unique) -> None:
     name = unique("contradicted")
     await bus.declare(name, Policy(limit=5, ttl="1m"))

@@ -46,7 +46,7 @@ Looking harms nothing. Adding is possible too: an entry made with
 `XADD 'agentbus:{{agent.reviewer}}:lane:normal' '*' message '<envelope as JSON>'` is delivered like any other
 (at the latest a second later where the reader is busy) and, if it is no envelope, becomes a dead letter with
 its raw fields kept. Never delete entries, trim streams or delete consumers by hand: what somebody holds is
-then counted as `vanished`, what was waiting is gone without a trace.
+then counted as `vanished`; what was waiting is gone, and a worker finds out that the ledger does not close.
 """
 
 

@@ -1,0 +1,123 @@
+"""Writes rows: COPY into a temporary table, INSERT … ON CONFLICT DO NOTHING, commit.
+
+A row is named by where its entry was and when it ended, both of which are the same at every attempt: whatever
+is written again after a kill is there already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from agentbus.archive.connection import Database
+from agentbus.archive.partitions import Partitions, month_of
+from agentbus.archive.rows import COLUMNS, clean, row_of
+from agentbus.broker.archiving import Ended
+from agentbus.errors import ArchiveRefused
+
+if TYPE_CHECKING:
+    from psycopg import AsyncConnection
+
+_NAMES = ", ".join(COLUMNS)
+_STAGE = "CREATE TEMPORARY TABLE incoming (LIKE messages INCLUDING DEFAULTS) ON COMMIT DROP"
+_COPY = f"COPY incoming ({_NAMES}) FROM STDIN"
+_INSERT = f"INSERT INTO messages ({_NAMES}) SELECT {_NAMES} FROM incoming"
+#: Entries of a settlement that lists more than it ended: an earlier record may have been theirs.
+_UNLESS_THERE = """ WHERE NOT EXISTS (
+    SELECT 1 FROM messages there WHERE there.prefix = incoming.prefix AND there.address = incoming.address
+    AND there.entry_ms = incoming.entry_ms AND there.entry_seq = incoming.entry_seq
+    AND there.stream = incoming.stream)"""
+_CONFLICT = " ON CONFLICT DO NOTHING"
+_REFUSED = """INSERT INTO refused
+    (prefix, address, stream, entry_id, ended_ms, outcome, consumer, raw, state, error)
+    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"""
+
+
+@dataclass(slots=True)
+class Written:
+    """What became of a batch."""
+
+    #: Rows that are new in the archive; the others were there already.
+    added: int = 0
+    #: What the table did not take, with the server's reason; it is in the table ``refused``.
+    refused: list[tuple[Ended, str]] = field(default_factory=list)
+
+
+class ArchiveWriter:
+    """Writes one deployment's messages."""
+
+    def __init__(self, database: Database, prefix: str) -> None:
+        """``prefix`` begins the keys of the deployment: several may share a database."""
+        self._database = database
+        self._prefix = prefix
+        self._partitions = Partitions(database)
+
+    async def prepare(self) -> None:
+        """Make the partitions that will be needed soon."""
+        await self._partitions.prepare(datetime.now(UTC))
+
+    async def drop_older_than(self, keep: timedelta) -> list[str]:
+        """Drop partitions all of whose messages ended longer ago than ``keep``; returns their names."""
+        return await self._partitions.drop_before(datetime.now(UTC) - keep)
+
+    async def write(self, messages: Sequence[Ended], *, unless_there: bool = False) -> Written:
+        """Commit some messages; what is there already stays as it is.
+
+        A message that the table refuses is found by halving, and kept in the table ``refused``: it must not
+        hold up the others. Raises `ArchiveUnavailable` or `ArchiveError`, and then parts may be committed.
+        """
+        written = Written()
+        if messages:
+            await self._write(messages, unless_there, written)
+        return written
+
+    async def _write(self, messages: Sequence[Ended], unless_there: bool, written: Written) -> None:
+        try:
+            written.added += await self._insert(messages, unless_there)
+        except ArchiveRefused:
+            # A partition that somebody dropped looks like a constraint: the next try makes it anew.
+            self._partitions.forget()
+            if len(messages) > 1:
+                middle = len(messages) // 2
+                await self._write(messages[:middle], unless_there, written)
+                await self._write(messages[middle:], unless_there, written)
+            else:
+                await self._write_one(messages[0], unless_there, written)
+
+    async def _write_one(self, message: Ended, unless_there: bool, written: Written) -> None:
+        try:
+            written.added += await self._insert([message], unless_there, bare=True)
+        except ArchiveRefused as error:
+            await self._set_aside(message, str(error))
+            written.refused.append((message, str(error)))
+
+    async def _insert(self, messages: Sequence[Ended], unless_there: bool, bare: bool = False) -> int:
+        rows = [row_of(message, self._prefix) for message in messages]
+        if bare:
+            # JSON that jsonb does not take, by its depth or its numbers; the bytes are kept.
+            rows = [replace(row, envelope=None, state=None, details=None) for row in rows]
+        await self._partitions.ensure({month_of(row.ended_at) for row in rows})
+        insert = _INSERT + (_UNLESS_THERE if unless_there else "") + _CONFLICT
+
+        async def add(connection: AsyncConnection[Any]) -> int:
+            await connection.execute(_STAGE)
+            async with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
+                for row in rows:
+                    await copy.write_row([getattr(row, name) for name in COLUMNS])
+            added = await connection.execute(insert.encode())
+            return added.rowcount
+
+        return await self._database.run(add)
+
+    async def _set_aside(self, message: Ended, error: str) -> None:
+        values = (
+            self._prefix, message.address, message.stream, message.entry_id, message.ended_ms,
+            clean(message.outcome), clean(message.consumer), message.message, message.state, clean(error),
+        )  # fmt: skip
+
+        async def add(connection: AsyncConnection[Any]) -> None:
+            await connection.execute(_REFUSED, values)
+
+        await self._database.run(add)
