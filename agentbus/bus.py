@@ -14,19 +14,20 @@ from typing import Any, Unpack, cast
 
 from agentbus.broker.connection import Broker, ConnectionSettings
 from agentbus.broker.embedded import EmbeddedSettings, ensure_running
-from agentbus.broker.inbox import Inbox
 from agentbus.broker.inspection import InboxView, Trace, inspect_inbox, known_addresses, trace_message
 from agentbus.broker.keys import check_prefix, ticking
+from agentbus.broker.policy_store import PolicyStore
 from agentbus.broker.schedules import ScheduleStore
 from agentbus.broker.server import check_safe
 from agentbus.broker.wake import Wake
 from agentbus.dead_letters import DeadLetters
-from agentbus.errors import AgentBusError, ConfigurationError, PolicyConflict
+from agentbus.declarations import Declarations
+from agentbus.errors import AgentBusError, ConfigurationError
 from agentbus.events import Events
 from agentbus.message.address_policy import Policy
 from agentbus.message.durations import Duration, milliseconds
 from agentbus.message.message import Message
-from agentbus.message.topics import check_name, is_channel, parse_address, parse_inbox
+from agentbus.message.topics import check_name, parse_address, parse_inbox
 from agentbus.receive.agent import Agent
 from agentbus.receive.incarnation import Grounds
 from agentbus.receive.lease import Heart
@@ -60,6 +61,7 @@ class _Rooms:
     publisher: Publisher
     requests: Requests
     grounds: Grounds
+    policies: Declarations
 
 
 class Bus:
@@ -128,6 +130,7 @@ class Bus:
                 self.settings.retention,
                 milliseconds(self.settings.publisher.key_window, "key_window"),
             ),
+            Declarations(PolicyStore(broker, self.settings.prefix)),
         )
 
     async def close(self) -> None:
@@ -195,27 +198,32 @@ class Bus:
     # --- policies ---
 
     async def declare(self, address: str, policy: Policy) -> None:
-        """Declare the policy of an address, for example ``agent.reviewer``.
+        """Declare the policy of an address (``agent.reviewer``) or a topic (``agent.reviewer.task``).
 
-        Declaring the same again is fine; another one raises `PolicyConflict` and changes nothing. A channel
-        takes durability, limit (of its log), history and archive; what only an inbox can honour raises
-        `InvalidValue`.
+        That of a topic wins over that of its address. Declaring the same again is fine; another one raises
+        `PolicyConflict` and changes nothing. A channel takes durability, limit (of its log), history and
+        archive; what only an inbox, or only a whole address, can honour raises `InvalidValue`.
         """
-        inbox = Inbox(self.rooms.broker, self.settings.prefix, parse_address(address))
-        if is_channel(inbox.address):
-            policy.check_for_channel(inbox.address)
-        conflicts = await inbox.declare(policy.to_fields())
-        if conflicts:
-            what = "; ".join(
-                f"{field} is {stored or 'unset'}, not {declared or 'unset'}"
-                for field, stored, declared in conflicts
-            )
-            raise PolicyConflict(f"{inbox.address} was declared with another policy before: {what}")
+        await self.rooms.policies.declare(address, policy)
+
+    async def redeclare(self, address: str, policy: Policy, *, expected: Policy) -> None:
+        """Replace the policy of an address or a topic, which is known to be ``expected`` now.
+
+        ``Policy()`` stands for none, so that replacing by it withdraws what was declared. Raises
+        `PolicyConflict`, and changes nothing, when another one is stored.
+        """
+        await self.rooms.policies.redeclare(address, policy, expected)
 
     async def policy(self, address: str) -> Policy:
-        """Return the declared policy of an address; every field None when there is none."""
-        inbox = Inbox(self.rooms.broker, self.settings.prefix, parse_address(address))
-        return Policy.from_fields(await inbox.policy_fields())
+        """Return what was declared for an address or a topic itself; every field None when nothing was."""
+        return await self.rooms.policies.of(address)
+
+    async def policies(self) -> dict[str, Policy]:
+        """Return every declared policy by address or topic.
+
+        Raises `InvalidValue` for one that was written by hand and is none.
+        """
+        return await self.rooms.policies.all()
 
     # --- recurring messages ---
 

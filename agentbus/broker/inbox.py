@@ -45,7 +45,8 @@ class BatchAnswer:
     kind: str
     #: Whether anybody has ever served the address.
     known: bool = False
-    #: The durability that the address's policy asks for; empty when it has none.
+    #: The durability that the address's policy asks for, empty when it has none; then ` <type>=<level>` for
+    #: each message type with its own.
     durability: str = ""
     #: ``stored``: an entry id, ``due <id>`` or ``!refusal`` for each message.
     results: Sequence[bytes] = ()
@@ -174,13 +175,6 @@ class Inbox:
         return batch_answer(reply)
 
     # --- policy ---
-
-    async def declare(self, fields: Mapping[str, str]) -> list[tuple[str, str, str]]:
-        """Declare the policy; returns conflicts as (field, stored, declared), and then writes nothing."""
-        pairs = [item for pair in sorted(fields.items()) for item in pair]
-        reply = await self._run("declare", (self.keys.policy,), *pairs)
-        values = iter(item.decode() for item in reply[1:])
-        return list(zip(values, values, values, strict=True)) if reply[0] == b"conflict" else []
 
     async def policy_fields(self) -> dict[str, str]:
         """Return the declared policy as it is stored; empty when there is none."""

@@ -207,7 +207,8 @@ CATALOGUE: tuple[KeyInfo, ...] = (
     KeyInfo(
         f"{_ADDRESS}policy",
         "hash",
-        "The declared policy of the address.",
+        "The declared policy: `<field>` for the address, `<type>:<field>` for one message type; durations in "
+        "ms under `<field>_ms`. `topics`: the types with a `ttl_ms` or `durability` of their own.",
         "declare",
         "as long as the address",
     ),
@@ -389,6 +390,11 @@ def reply_log(prefix: str, process: str) -> str:
 def addresses(prefix: str) -> str:
     """Return the set of addresses in use."""
     return f"{prefix}:addresses"
+
+
+def policy(prefix: str, address: str) -> str:
+    """Return the hash of the policies of one address."""
+    return f"{prefix}:{{{address}}}:policy"
 
 
 def wake(prefix: str) -> str:

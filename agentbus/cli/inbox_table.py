@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -24,8 +24,10 @@ from agentbus.broker.inspection import (
 )
 from agentbus.broker.inspection.look import format_id
 from agentbus.cli.output import Output, age, colour_of, count, moment, new_table, plural
+from agentbus.cli.policy_table import declared_at, policy_text, shown
 from agentbus.cli.session import NOT_FOUND, OK, Failure, inbox_of, open_broker, say, settings_with
 from agentbus.errors import BrokerRefused
+from agentbus.message.address_policy import Policy
 from agentbus.message.topics import is_channel
 
 _WATCH_INTERVAL = 1.0
@@ -48,7 +50,11 @@ async def show_one(name: str, *, watch: bool, url: str | None, prefix: str | Non
                     "`agentbus inbox` lists the addresses in use",
                     NOT_FOUND,
                 )
-            return record_of(view), render(view)
+            declared = await declared_at(broker, space, address)
+            record = record_of(view) | {
+                "policy": {place: shown(policy) for place, policy in declared.items()}
+            }
+            return record, Group(render(view), _policies(declared))
 
         await _show(look, output, watch)
     return OK
@@ -194,6 +200,11 @@ def _phase(consumer: ConsumerView) -> Text:
     if consumer.phase == "gone":
         return Text("gone; what it holds is taken over by the next look of another consumer", "yellow")
     return Text(consumer.phase, "green" if consumer.phase == "serving" else "yellow")
+
+
+def _policies(declared: Mapping[str, Policy]) -> RenderableType:
+    lines = [f"policy  {place}: {policy_text(policy)}" for place, policy in declared.items()]
+    return Text("\n".join(lines), "dim")
 
 
 def _later(view: InboxView) -> RenderableType:
