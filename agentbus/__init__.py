@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         KeyConflict,
         MalformedMessage,
         NoBroker,
+        NoSuchAddress,
         NoSuchAgent,
         NoSuchDeadLetter,
         NoSuchSchedule,
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
         WrongKeyType,
     )
     from agentbus.events import Event, Events
+    from agentbus.history.entry import HistoryEntry, HistoryGap, HistoryPage
+    from agentbus.history.query import HistoryFilters
     from agentbus.message.address_policy import Policy
     from agentbus.message.message import Message
     from agentbus.message.policy import Retry
@@ -77,12 +80,15 @@ _HOMES = {
         "BrokerOutOfMemory BrokerRefused BrokerUnavailable ConfigurationError "
         "DeadLetterError DeadLetterResolved Defer "
         "DeliveryError DurabilityUnavailable GroupMissing InvalidTopic InvalidValue "
-        "KeyConflict MalformedMessage NoBroker NoSuchAgent NoSuchDeadLetter NoSuchSchedule PolicyConflict "
+        "KeyConflict MalformedMessage NoBroker NoSuchAddress NoSuchAgent NoSuchDeadLetter NoSuchSchedule "
+        "PolicyConflict "
         "PublisherClosed PublishError PublishRefused PublishTimeout QueueFull "
         "Reject RequestError RequestFailed RequestTimeout StaleDelivery "
         "UnsafeBroker WrongKeyType "
     ),
     "agentbus.events": "Event Events",
+    "agentbus.history.entry": "HistoryEntry HistoryGap HistoryPage",
+    "agentbus.history.query": "HistoryFilters",
     "agentbus.message.address_policy": "Policy",
     "agentbus.message.message": "Message",
     "agentbus.message.policy": "Retry",
@@ -148,6 +154,10 @@ __all__ = [
     "Event",
     "Events",
     "GroupMissing",
+    "HistoryEntry",
+    "HistoryFilters",
+    "HistoryGap",
+    "HistoryPage",
     "InboxView",
     "InvalidTopic",
     "InvalidValue",
@@ -156,6 +166,7 @@ __all__ = [
     "Message",
     "Middleware",
     "NoBroker",
+    "NoSuchAddress",
     "NoSuchAgent",
     "NoSuchDeadLetter",
     "NoSuchSchedule",

@@ -24,6 +24,10 @@ from agentbus.dead_letters import DeadLetters
 from agentbus.declarations import Declarations
 from agentbus.errors import AgentBusError, ConfigurationError
 from agentbus.events import Events
+from agentbus.history.archived import LazyArchive
+from agentbus.history.entry import HistoryPage
+from agentbus.history.history import History
+from agentbus.history.query import HistoryFilters
 from agentbus.message.address_policy import Policy
 from agentbus.message.durations import Duration, milliseconds
 from agentbus.message.message import Message
@@ -43,6 +47,7 @@ from agentbus.send.stored import Stored
 from agentbus.settings import (
     EMBEDDED_URL,
     BusSettings,
+    archive_dsn,
     broker_url,
     default_agent,
     default_settings,
@@ -62,6 +67,8 @@ class _Rooms:
     requests: Requests
     grounds: Grounds
     policies: Declarations
+    history: History
+    archive: LazyArchive | None
 
 
 class Bus:
@@ -117,6 +124,8 @@ class Bus:
         publisher = Publisher(
             broker, self.settings.prefix, self._sender, self.settings.publisher, self.events
         )
+        dsn = self.settings.archive or archive_dsn()
+        archive = LazyArchive(dsn, self.settings.prefix) if dsn else None
         self._rooms = _Rooms(
             broker,
             publisher,
@@ -131,6 +140,8 @@ class Bus:
                 milliseconds(self.settings.publisher.key_window, "key_window"),
             ),
             Declarations(PolicyStore(broker, self.settings.prefix)),
+            History(broker, self.settings.prefix, archive),
+            archive,
         )
 
     async def close(self) -> None:
@@ -144,6 +155,8 @@ class Bus:
         await rooms.requests.close()
         await rooms.publisher.close()
         await rooms.grounds.heart.stop()
+        if rooms.archive is not None:
+            await rooms.archive.close()
         await rooms.broker.close()
 
     def _connection(self, url: str, role: str) -> ConnectionSettings:
@@ -362,6 +375,24 @@ class Bus:
         broker, prefix = self.rooms.broker, self.settings.prefix
         searched = [parse_address(address)] if address else await known_addresses(broker, prefix)
         return await trace_message(broker, prefix, message_id, searched)
+
+    async def history(
+        self,
+        address: str,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        **filters: Unpack[HistoryFilters],
+    ) -> HistoryPage:
+        """Return one page of what became of the messages of an address, newest first.
+
+        What has not ended comes before the newest end. ``page.next`` is the cursor of the next page of the
+        same query; ``page.complete`` and ``page.gaps`` say whether anything is missing, and why. Reads Redis,
+        and the archive when `BusSettings.archive` or AGENTBUS_ARCHIVE names one. See `HistoryFilters` for
+        since, until, type, sender, grep, state, outcome and oldest_first. Raises `NoSuchAddress`, and
+        `InvalidValue` for a filter, limit (1 to 10,000) or cursor.
+        """
+        return await self.rooms.history.page(address, filters, limit, cursor)
 
     def __repr__(self) -> str:
         return f"<Bus {'open' if self._rooms else 'closed'} as {self._sender.agent or 'anonymous'}>"

@@ -123,6 +123,8 @@ class BusSettings:
     allow_eviction: bool = False
     publisher: PublisherSettings = field(default_factory=PublisherSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
+    #: The PostgreSQL connection string of the archive, for reading history; left out: AGENTBUS_ARCHIVE.
+    archive: str | None = None
 
 
 def broker_url(url: str | None) -> str:

@@ -157,8 +157,8 @@ CATALOGUE: tuple[KeyInfo, ...] = (
     KeyInfo(
         f"{_ADDRESS}alive",
         "hash",
-        "Consumer name to its beat: `<counter> <loop lag in ms> <serving|draining>`. A name that is not "
-        "here is fenced: it may not fetch or settle.",
+        "Consumer name to its beat: `<counter> <loop lag in ms> <serving|draining> <lease in ms>`. A name "
+        "that is not here is fenced: it may not fetch or settle.",
         "join creates, beat raises, leave and reclaim delete",
         "as long as somebody serves the address",
     ),

@@ -20,10 +20,12 @@ from agentbus.broker.embedded import EmbeddedSettings, find
 from agentbus.bus import Bus
 from agentbus.errors import (
     AgentBusError,
+    ArchiveUnavailable,
     BrokerUnavailable,
     InvalidTopic,
     InvalidValue,
     NoBroker,
+    NoSuchAddress,
     NoSuchAgent,
     NoSuchDeadLetter,
     NoSuchSchedule,
@@ -52,11 +54,13 @@ _NO_BROKER = """no broker. Two ways out:
 
 _CODES: tuple[tuple[type[AgentBusError], int], ...] = (
     (InvalidValue, USAGE),
+    (NoSuchAddress, NOT_FOUND),
     (NoSuchAgent, NOT_FOUND),
     (NoSuchDeadLetter, NOT_FOUND),
     (NoSuchSchedule, NOT_FOUND),
     (NoBroker, UNAVAILABLE),
     (BrokerUnavailable, UNAVAILABLE),
+    (ArchiveUnavailable, UNAVAILABLE),
     (PublishTimeout, TIMEOUT),
     (RequestTimeout, TIMEOUT),
 )

@@ -145,7 +145,7 @@ class Incarnation:
                 if source.inbox is inbox:
                     source.at_most_once = self._policies[inbox.address].at_most_once
             sent_at = clock()
-            joined = await inbox.join(self.consumer)
+            joined = await inbox.join(self.consumer, round(self.lease.seconds * 1000))
             self.lease.answered(sent_at, joined.server_ms)
             if not joined.served_before:
                 unserved.append(inbox.address)

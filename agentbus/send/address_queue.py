@@ -211,7 +211,7 @@ class AddressQueue:
                 self._note_answer(batch, answer, after_failure=backoff.failures > 0)
                 if (first := first_due(batch, answer)) is not None:
                     # Before the callers hear of it: what they do next may count on the time they asked for.
-                    await self._announcer.announce(self._target.address, *first)
+                    await self._announcer.announce(self._target.address, first)
 
     async def _attempt(self, again: bool) -> BatchAnswer | None:
         """Send the flying batch once; None when the broker cannot take it now."""

@@ -272,7 +272,8 @@ def test_the_life_of_a_message_names_functions_that_exist() -> None:
 def test_the_table_of_events_names_every_action_that_the_library_emits() -> None:
     page = (ROOT / "docs" / "guides" / "errors.md").read_text()
     table = page[page.index("| Action |") : page.index("## Dead letters")]
-    sources = "\n".join(path.read_text() for path in (ROOT / "agentbus").rglob("*.py"))
+    rooms = (path for room in ("agentbus", "workers") for path in (ROOT / room).rglob("*.py"))
+    sources = "\n".join(path.read_text() for path in rooms)
     emitted = set(re.findall(r"(?:emit|_announce)\(\s*\"(\w+)\"", sources))
     first_cells = "\n".join(line.split("|")[1] for line in table.splitlines() if line.startswith("|"))
     assert set(re.findall(r"`(\w+)`", first_cells)) == emitted

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from functools import partial
+from typing import Any
 
 from agentbus import Bus
 from agentbus.broker.embedded import ServerBinary
@@ -29,25 +30,29 @@ class ForgetfulBus(Bus):
         honest = publisher._open_queue
 
         def open_queue(destination: Destination) -> AddressQueue:
-            return _make_forgetful(honest(destination))
+            queue = honest(destination)
+            queue._target = _Forgetful(queue)
+            return queue
 
         publisher._open_queue = open_queue  # type: ignore[method-assign]
 
 
-def _make_forgetful(queue: AddressQueue) -> AddressQueue:
-    target = queue._target
-    honest = target.publish
+class _Forgetful:
+    """What a queue stores its batches in, without the guard."""
 
-    async def publish(*arguments: object) -> BatchAnswer:
+    def __init__(self, queue: AddressQueue) -> None:
+        self._queue = queue
+        self._honest = queue._target
+        self.address = queue._target.address
+
+    async def publish(self, *arguments: Any) -> BatchAnswer:
+        """Store one batch; after a lost reply begin to count anew."""
         try:
-            return await honest(*arguments)  # type: ignore[arg-type]
+            return await self._honest.publish(*arguments)
         except BrokerUnavailable:
             # Without this line the same positions are sent again, and the server answers from its record.
-            queue._new_producer()
+            self._queue._new_producer()
             raise
-
-    target.publish = publish  # type: ignore[method-assign,assignment]
-    return queue
 
 
 def settle_before_the_work(

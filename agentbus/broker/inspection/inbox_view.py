@@ -295,7 +295,8 @@ def parse_beat(text: str | None) -> tuple[int | None, int | None, str]:
     if text is None:
         return None, None, "gone"
     counter, _, rest = text.partition(" ")
-    lag, _, phase = rest.partition(" ")
+    lag, _, rest = rest.partition(" ")
+    phase, _, _ = rest.partition(" ")
     if not counter.isdigit() or not lag.isdigit():
         return None, None, f"unreadable: {text}"
     return int(counter), int(lag), phase

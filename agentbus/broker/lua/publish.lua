@@ -13,8 +13,9 @@
 --        3 life of the producer record (ms)   4 most unsettled messages   5 window of keys (ms)
 --        6 options: '' or JSON {"<index>": {id, ttl, delay, at, key, digest, strict}} (ms)
 --        7 nudge channel   8 .. the messages (JSON text)
--- Returns {'stored', served, durability by policy or '', entry id or '!refusal' …}   in order of the messages;
---         the durability goes on with ` <type>=<level>` for each message type that has its own
+-- Returns {'stored', served, durability by policy or '', result …}   in order of the messages: an entry id,
+--         'due <id> <time in ms>', or '!refusal'; the durability goes on with ` <type>=<level>` for each
+--         message type that has its own
 --         {'recovered', served, durability, refusals as JSON}   this batch was stored before
 --         {'gap', last}                                   positions are missing or repeated; nothing written
 --
@@ -95,8 +96,9 @@ local function store_special(option, lane, message, policy_ttl)
   if due and due > now then
     if state.expires and state.expires <= due then return '!expires' end
     local stored = store_delayed(option, lane, message, state, due)
-    if not failed(stored) then remember_key(option, stored, true) end
-    return stored
+    if failed(stored) then return stored end
+    remember_key(option, stored, true)
+    return string.format('%s %.0f', stored, due)
   end
   local stored = add_entry(KEYS[9 + lane], message, state)
   if not failed(stored) then
