@@ -7,6 +7,7 @@ import json
 import random
 import secrets
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -15,7 +16,6 @@ import pytest
 from agentbus import Bus, BusSettings
 from agentbus.broker.embedded import PrivateBroker
 from tests.agents.look import Look
-from tests.agents.waiting import eventually
 from tests.service import worker_process
 
 pytestmark = pytest.mark.chaos
@@ -51,11 +51,12 @@ class Fleet:
 async def _publish(bus: Bus, chance: random.Random, ids: list[str], stop: asyncio.Event) -> None:
     """Publish delayed and immediate messages to every address until told to stop."""
     while not stop.is_set():
-        for n in range(ADDRESSES):
-            options = {"delay": chance.uniform(0.01, 1.5)} if chance.random() < 0.7 else {}
-            stored = await bus.publish(f"agent.a{n}.task", None, **options)  # type: ignore[arg-type]
-            ids.append(stored.message_id)
-        await asyncio.sleep(0.01)
+        round_of = [
+            bus.publish(f"agent.a{n}.task", None, delay=chance.choice((0, 0, 0.01, 0.3, 1.5)))
+            for n in range(ADDRESSES)
+        ]
+        ids += [stored.message_id for stored in await asyncio.gather(*round_of)]
+        await asyncio.sleep(0.02)
 
 
 async def _die_with_work(look: Look, chance: random.Random, stop: asyncio.Event) -> int:
@@ -78,11 +79,13 @@ def _id_of(text: bytes) -> str:
     return str(json.loads(text)["message_id"])
 
 
-async def _all_waiting(looks: list[Look]) -> bool:
+async def _wait_until_all_wait(looks: list[Look], within: float) -> None:
+    """Wait until nothing is due or held and no dead consumer is left."""
+    deadline = time.monotonic() + within
     for look in looks:
-        if await look.due() or await look.pending() or await look.alive():
-            return False
-    return True
+        while await look.due() or await look.pending() or await look.group_consumers():
+            assert time.monotonic() < deadline, f"{look.inbox.address} is not done"
+            await asyncio.sleep(0.2)
 
 
 async def _ids_waiting(looks: list[Look]) -> Counter[str]:
@@ -119,7 +122,7 @@ async def test_workers_killed_in_a_loop_lose_double_and_strand_nothing(
             stop.set()
             await asyncio.gather(*load)
             # A lease, the claims of the killed, and the walks of those that are left.
-            await eventually(lambda: _all_waiting(looks), 45, 0.5)
+            await _wait_until_all_wait(looks, 45)
         finally:
             stop.set()
             fleet.close()
@@ -128,6 +131,7 @@ async def test_workers_killed_in_a_loop_lose_double_and_strand_nothing(
         assert set(ids) - set(found) == set()
         assert len(found) == len(ids)
         reclaimed = [await look.count("reclaimed") for look in looks[:10]]
+        print(f"{len(ids)} messages, reclaimed {reclaimed}")
         assert all(reclaimed)
         for look in looks:
             assert await look.group_consumers() == set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -11,11 +12,21 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
-from agentbus.broker.embedded import EmbeddedSettings, RunningBroker, ServerBinary, ensure_running, find, stop
+from agentbus.broker.embedded import (
+    EmbeddedSettings,
+    PrivateBroker,
+    RunningBroker,
+    ServerBinary,
+    ensure_running,
+    find,
+    programs,
+    stop,
+)
 from agentbus.broker.embedded.attached import AttachedWorkers, find_workers, order_workers
 from agentbus.broker.embedded.places import Places
 from agentbus.cli.services import service_command
@@ -147,16 +158,39 @@ async def test_workers_alone_do_not_keep_the_broker(folder: Path, default_server
     assert not lives(running.pid)
 
 
-async def test_workers_that_die_again_and_again_do_not_keep_the_broker(
-    folder: Path, default_server: ServerBinary
-) -> None:
-    settings = EmbeddedSettings(folder, default_server.path, idle_seconds=2.0)
-    running = await ensure_running(settings)
-    connect = (
-        "import socket, sys; line = socket.socket(socket.AF_UNIX); line.connect(sys.argv[1]); sys.exit(1)"
-    )
-    await order(running, sys.executable, "-c", connect, str(running.socket))
-    await until(lambda: not lives(running.keeper_pid), "the broker ends although they connect")
+@pytest.fixture
+def use_watch(private_broker: Callable[..., PrivateBroker], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What the keeper judges by whether its server is used; it has looked once."""
+    server = private_broker()
+    monkeypatch.syspath_prepend(Path(programs.__file__).parent)
+    watch = importlib.import_module("keeper").UseWatch(str(server.socket))
+    watch.idle_seconds()
+    yield watch, server.url
+    watch.forget()
+
+
+def visit(url: str, name: str | None = None) -> None:
+    with redis.Redis.from_url(url, client_name=name) as client:
+        client.ping()
+
+
+def test_a_visit_is_use_and_a_worker_that_connects_is_none(use_watch: Any) -> None:
+    watch, url = use_watch
+    time.sleep(0.5)
+    with redis.Redis.from_url(url, client_name="agentbus:workers:bus") as worker:
+        worker.ping()
+        assert watch.idle_seconds() >= 0.5
+        visit(url)
+        assert watch.idle_seconds() < 0.5
+
+
+def test_the_visits_of_workers_that_died_are_no_use(use_watch: Any) -> None:
+    """Else a set that dies again and again would keep the broker for ever."""
+    watch, url = use_watch
+    time.sleep(0.5)
+    visit(url, "agentbus:workers:bus")
+    watch.forgive()
+    assert watch.idle_seconds() >= 0.5
 
 
 async def test_a_client_keeps_the_broker_with_its_workers(folder: Path, default_server: ServerBinary) -> None:
