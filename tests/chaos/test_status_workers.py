@@ -8,7 +8,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from agentbus.bus import Bus
 from agentbus.message.codec import decode
 from agentbus.settings import BusSettings
 from agentbus.testing import BrokerForTests
-from tests.agents.waiting import eventually
+from tests.publishing import wait_until
 
 ROOT = Path(__file__).parents[2]
 INTERVAL_MS = 3_000
@@ -58,6 +58,10 @@ class Crew:
                 process.wait()
 
 
+async def until(check: Callable[[], Awaitable[bool]], within: float) -> None:
+    await wait_until(check, "the workers got that far", within)
+
+
 async def ticks(bus: Bus) -> list[int]:
     log = channel_keys(bus.settings.prefix, "system.bus").log
     entries = await bus.rooms.broker.execute("XRANGE", log, "-", "+")
@@ -85,8 +89,8 @@ async def test_five_workers_that_are_killed_publish_each_tick_once(
         try:
             for _ in range(WORKERS):
                 crew.hire()
-            await eventually(lambda: all_live(bus, WORKERS), within=30)
-            await eventually(lambda: more_ticks(bus, 1), within=10)
+            await until(lambda: all_live(bus, WORKERS), within=30)
+            await until(lambda: more_ticks(bus, 1), within=10)
             # Some are always there: kill one just before a tick and one just after it.
             for _ in range(2):
                 seen = await ticks(bus)
@@ -94,7 +98,7 @@ async def test_five_workers_that_are_killed_publish_each_tick_once(
                 await asyncio.sleep((seen[-1] + INTERVAL_MS - now) / 1000 - 0.05)
                 crew.kill(chance.randrange(len(crew.processes)))
                 count = len(seen) + 1
-                await eventually(partial(more_ticks, bus, count), within=10)
+                await until(partial(more_ticks, bus, count), within=10)
                 crew.kill(chance.randrange(len(crew.processes)))
                 crew.hire()
                 crew.hire()
@@ -118,14 +122,14 @@ async def test_a_gap_is_as_long_as_nobody_lived(broker: BrokerForTests, unique: 
         try:
             crew.hire()
             crew.hire()
-            await eventually(lambda: more_ticks(bus, 1), within=30)
+            await until(lambda: more_ticks(bus, 1), within=30)
             crew.kill(1)
             crew.kill(0)
             died = await store.server_ms()
             before = await ticks(bus)
-            await eventually(lambda: passed(store, before[-1] + 2 * INTERVAL_MS + 2_500), within=20)
+            await until(lambda: passed(store, before[-1] + 2 * INTERVAL_MS + 2_500), within=20)
             crew.hire()
-            await eventually(lambda: more_ticks(bus, len(before) + 1), within=30)
+            await until(lambda: more_ticks(bus, len(before) + 1), within=30)
             found = await ticks(bus)
             state = await store.read("system.bus", "status")
         finally:

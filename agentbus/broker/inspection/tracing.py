@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from agentbus.broker.channel import wrong_channel_types
 from agentbus.broker.connection import Broker
 from agentbus.broker.inspection.look import (
     EntryId,
@@ -23,7 +24,7 @@ from agentbus.broker.inspection.look import (
 )
 from agentbus.broker.inspection.tailing import TailedEntry, entry_of, read_state
 from agentbus.broker.keys import GROUP, SOURCES, ChannelKeys, InboxKeys, channel_keys, inbox_keys
-from agentbus.errors import MalformedMessage
+from agentbus.errors import MalformedMessage, WrongKeyType
 from agentbus.message.codec import decode
 from agentbus.message.message import Message
 from agentbus.message.topics import is_channel
@@ -310,6 +311,13 @@ class _LogSearch:
         self.steps: list[Step] = []
 
     async def run(self) -> None:
+        try:
+            await self._read_log()
+        except WrongKeyType as error:
+            wrong = await wrong_channel_types(self._broker, self._keys)
+            raise WrongKeyType("; ".join(wrong)) from error
+
+    async def _read_log(self) -> None:
         async for raw in _pages(self._broker, self._keys.log):
             entry = _entry_with(self._id, self._keys.address, "log", raw)
             if entry is not None:
