@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from agentbus.send.publisher import Publisher
     from agentbus.send.stored import Stored
     from agentbus.settings import AgentSettings, BusSettings, PublisherSettings, RetentionSettings
+    from agentbus.status.values import AddressStatus, BusStatus, ChannelStatus
 
 __version__ = "0.1.0"
 
@@ -102,6 +103,7 @@ _HOMES = {
     "agentbus.send.publisher": "Publisher",
     "agentbus.send.stored": "Stored",
     "agentbus.settings": "AgentSettings BusSettings PublisherSettings RetentionSettings",
+    "agentbus.status.values": "AddressStatus BusStatus ChannelStatus",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
@@ -120,6 +122,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "AddressStatus",
     "Agent",
     "AgentBusError",
     "AgentSettings",
@@ -133,7 +136,9 @@ __all__ = [
     "BulkRetry",
     "Bus",
     "BusSettings",
+    "BusStatus",
     "CallNext",
+    "ChannelStatus",
     "ConfigurationError",
     "Context",
     "DeadLetter",

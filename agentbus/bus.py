@@ -14,14 +14,15 @@ from typing import Any, Unpack, cast
 
 from agentbus.broker.connection import Broker, ConnectionSettings
 from agentbus.broker.embedded import EmbeddedSettings, ensure_running
-from agentbus.broker.inbox import Inbox
 from agentbus.broker.inspection import InboxView, Trace, inspect_inbox, known_addresses, trace_message
 from agentbus.broker.keys import check_prefix, ticking
+from agentbus.broker.policy_store import PolicyStore
 from agentbus.broker.schedules import ScheduleStore
 from agentbus.broker.server import check_safe
 from agentbus.broker.wake import Wake
 from agentbus.dead_letters import DeadLetters
-from agentbus.errors import AgentBusError, ConfigurationError, PolicyConflict
+from agentbus.declarations import Declarations
+from agentbus.errors import AgentBusError, ConfigurationError
 from agentbus.events import Events
 from agentbus.history.archived import LazyArchive
 from agentbus.history.entry import HistoryPage
@@ -30,7 +31,7 @@ from agentbus.history.query import HistoryFilters
 from agentbus.message.address_policy import Policy
 from agentbus.message.durations import Duration, milliseconds
 from agentbus.message.message import Message
-from agentbus.message.topics import check_name, is_channel, parse_address, parse_inbox
+from agentbus.message.topics import check_name, parse_address, parse_inbox
 from agentbus.receive.agent import Agent
 from agentbus.receive.incarnation import Grounds
 from agentbus.receive.lease import Heart
@@ -53,6 +54,8 @@ from agentbus.settings import (
     embedded_home,
     embedded_server,
 )
+from agentbus.status.reading import last_published, read_status
+from agentbus.status.values import BusStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ class _Rooms:
     publisher: Publisher
     requests: Requests
     grounds: Grounds
+    policies: Declarations
     history: History
     archive: LazyArchive | None
 
@@ -135,6 +139,7 @@ class Bus:
                 self.settings.retention,
                 milliseconds(self.settings.publisher.key_window, "key_window"),
             ),
+            Declarations(PolicyStore(broker, self.settings.prefix)),
             History(broker, self.settings.prefix, archive),
             archive,
         )
@@ -206,27 +211,32 @@ class Bus:
     # --- policies ---
 
     async def declare(self, address: str, policy: Policy) -> None:
-        """Declare the policy of an address, for example ``agent.reviewer``.
+        """Declare the policy of an address (``agent.reviewer``) or a topic (``agent.reviewer.task``).
 
-        Declaring the same again is fine; another one raises `PolicyConflict` and changes nothing. A channel
-        takes durability, limit (of its log), history and archive; what only an inbox can honour raises
-        `InvalidValue`.
+        That of a topic wins over that of its address. Declaring the same again is fine; another one raises
+        `PolicyConflict` and changes nothing. A channel takes durability, limit (of its log), history and
+        archive; what only an inbox, or only a whole address, can honour raises `InvalidValue`.
         """
-        inbox = Inbox(self.rooms.broker, self.settings.prefix, parse_address(address))
-        if is_channel(inbox.address):
-            policy.check_for_channel(inbox.address)
-        conflicts = await inbox.declare(policy.to_fields())
-        if conflicts:
-            what = "; ".join(
-                f"{field} is {stored or 'unset'}, not {declared or 'unset'}"
-                for field, stored, declared in conflicts
-            )
-            raise PolicyConflict(f"{inbox.address} was declared with another policy before: {what}")
+        await self.rooms.policies.declare(address, policy)
+
+    async def redeclare(self, address: str, policy: Policy, *, expected: Policy) -> None:
+        """Replace the policy of an address or a topic, which is known to be ``expected`` now.
+
+        ``Policy()`` stands for none, so that replacing by it withdraws what was declared. Raises
+        `PolicyConflict`, and changes nothing, when another one is stored.
+        """
+        await self.rooms.policies.redeclare(address, policy, expected)
 
     async def policy(self, address: str) -> Policy:
-        """Return the declared policy of an address; every field None when there is none."""
-        inbox = Inbox(self.rooms.broker, self.settings.prefix, parse_address(address))
-        return Policy.from_fields(await inbox.policy_fields())
+        """Return what was declared for an address or a topic itself; every field None when nothing was."""
+        return await self.rooms.policies.of(address)
+
+    async def policies(self) -> dict[str, Policy]:
+        """Return every declared policy by address or topic.
+
+        Raises `InvalidValue` for one that was written by hand and is none.
+        """
+        return await self.rooms.policies.all()
 
     # --- recurring messages ---
 
@@ -347,6 +357,15 @@ class Bus:
         raises `InvalidTopic`: nothing waits there.
         """
         return await inspect_inbox(self.rooms.broker, self.settings.prefix, parse_inbox(address))
+
+    async def status(self, since: BusStatus | None = None) -> BusStatus:
+        """Return how the whole bus does: every inbox and channel in numbers, the deepest first.
+
+        Rates are those since the status given, or since the last one that a worker published. Nothing is
+        walked through; thousands of addresses take some seconds, in steps that leave the server to others.
+        """
+        broker, prefix = self.rooms.broker, self.settings.prefix
+        return await read_status(broker, prefix, since or await last_published(broker, prefix))
 
     async def trace(self, message_id: str, address: str | None = None) -> Trace:
         """Return every place and outcome of one message that is still known.

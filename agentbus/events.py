@@ -5,7 +5,7 @@ to whoever listens. The actions:
 
 ========================  ============================================================================
 ``data_lost``             the broker no longer has what it had accepted (failover, FLUSHALL)
-``vanished``              an entry was deleted by somebody else while it was held
+``vanished``              an entry was deleted by somebody else while it was held, or while it waited
 ``fenced``                this process lost its lease; its running handlers were cancelled
 ``stale_settlement``      a result came after the lease was lost and was refused
 ``late_reply``            an answer came after its request had given up

@@ -155,6 +155,11 @@ def embedded_home() -> str | None:
     return os.environ.get(HOME_VARIABLE)
 
 
+def whole_environment() -> dict[str, str]:
+    """Return the environment of this process, to hand on to one that does part of its work."""
+    return dict(os.environ)
+
+
 def archive_dsn() -> str | None:
     """Return the PostgreSQL connection string that the environment gives the archive, if any."""
     return os.environ.get(ARCHIVE_VARIABLE) or None

@@ -16,6 +16,8 @@ from workers.role import Ground, Role, logger
 _PASS_INTERVAL = 1.0
 #: Seconds between two looks at one address: at first, and at the longest where nothing happens.
 _LOOK_INTERVAL, _LONGEST_INTERVAL = 5.0, 20.0
+#: Where history comes so fast that one step is not enough; memory grows by what ends in this time.
+_BUSY_INTERVAL = 1.0
 #: Age alone makes entries too old: an address is trimmed this often even if nothing happens there.
 _IDLE_TRIM_INTERVAL = 300.0
 #: Between finding messages missing and counting them.
@@ -105,11 +107,12 @@ class Retention(Role):
         if state == place.state and now < place.trimmed_at + _IDLE_TRIM_INTERVAL:
             place.rest = min(2 * place.rest, _LONGEST_INTERVAL)
             return False
-        more = await place.retention.trim(_MOST_STEPS)
+        trimmed = await place.retention.trim(_MOST_STEPS)
         # After a cut the next look trims, whatever the state is.
-        place.state, place.rest = None if more else state, _LOOK_INTERVAL
+        place.state = None if trimmed.more else state
+        place.rest = _BUSY_INTERVAL if trimmed.busy else _LOOK_INTERVAL
         place.trimmed_at = now
-        return more
+        return trimmed.more
 
     async def _count_missing(self, address: str, place: _Place) -> None:
         missing, counted = await place.retention.missing(place.missing)

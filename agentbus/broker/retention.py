@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from agentbus.broker.archiving import ArchiveSwitch
 from agentbus.broker.connection import Argument, Broker
@@ -61,6 +62,15 @@ class Kept:
         )
 
 
+class Trimmed(NamedTuple):
+    """How one round of trimming came out."""
+
+    #: There is more to remove than this round was allowed to.
+    more: bool
+    #: It took several steps of a kind: history comes fast here.
+    busy: bool
+
+
 class InboxRetention:
     """Removes what need not be kept of one inbox."""
 
@@ -70,24 +80,24 @@ class InboxRetention:
         self._defaults = defaults
         self._events = events
 
-    async def trim(self, most_steps: int = 1_000_000) -> bool:
-        """Remove what is beyond the policy; returns whether more is left after so many steps of each kind.
+    async def trim(self, most_steps: int = 1_000_000) -> Trimmed:
+        """Remove what is beyond the policy, in at most so many steps of each kind.
 
         Raises `BrokerRefused` when a key cannot be trimmed, after the others were.
         """
         policy = await read_policy(self._inbox, self._events)
         archiving = await self._inbox.archive_is_on()
         kept = Kept.of(policy, self._defaults, self._defaults.messages, archiving)
-        more, problems = False, []
+        rounds, problems = [], []
         for step in (self._prune, self._lapse, self._trim_ended, self._trim_lanes):
             try:
-                more |= await _repeat(step, kept, most_steps)
+                rounds.append(await _repeat(step, kept, most_steps))
             except BrokerRefused as error:
                 # A key of the wrong type, say: the lanes grow all the same.
                 problems.append(error)
         if problems:
             raise problems[0]
-        return more
+        return Trimmed(any(each.more for each in rounds), any(each.busy for each in rounds))
 
     async def state(self) -> Hashable:
         """Return something that differs as soon as more has ended, died or been archived."""
@@ -133,8 +143,10 @@ class InboxRetention:
     async def _lapse(self, kept: Kept) -> bool:
         keys = self._inbox.keys
         return await self._step(
-            "lapse", (keys.ledger, keys.dead, keys.ended, keys.outcomes), kept.dead_age_ms, _LAPSE_STEP
-        )
+            "lapse",
+            (keys.ledger, keys.dead, keys.ended, keys.outcomes, keys.unannounced),
+            kept.dead_age_ms, _LAPSE_STEP,
+        )  # fmt: skip
 
     async def _prune(self, kept: Kept) -> bool:
         if kept.outcomes is None:
@@ -163,8 +175,8 @@ class ChannelRetention:
         self._defaults = defaults
         self._events = events
 
-    async def trim(self, most_steps: int = 1_000_000) -> bool:
-        """Remove what is beyond the policy; returns whether there is more after so many steps."""
+    async def trim(self, most_steps: int = 1_000_000) -> Trimmed:
+        """Remove what is beyond the policy, in at most so many steps."""
         reply = await self._broker.execute("HGETALL", self._keys.policy)
         policy = parse_policy(_texts(reply), self._keys.address, self._keys.policy, self._events)
         archiving = await self._switch.since_ms() is not None
@@ -187,13 +199,13 @@ class ChannelRetention:
         return bool(reply[1] == 1)
 
 
-async def _repeat(step: Callable[[Kept], Awaitable[bool]], kept: Kept, most: int) -> bool:
-    for _ in range(most):
+async def _repeat(step: Callable[[Kept], Awaitable[bool]], kept: Kept, most: int) -> Trimmed:
+    for number in range(most):
         if not await step(kept):
-            return False
+            return Trimmed(False, number > 0)
         # Whoever shares this loop or the server gets a turn.
         await asyncio.sleep(0)
-    return True
+    return Trimmed(True, True)
 
 
 def _hashable(replies: list[object]) -> Hashable:

@@ -192,6 +192,7 @@ async def test_every_key_on_the_server_of_a_busy_bus_is_in_the_catalogue_with_it
         await bus.publish("agent.reviewer.task", 1, key="one", durability="disk")
         await bus.publish("agent.reviewer.task", 1, key="two", delay="1h")
         assert await bus.request("agent.reviewer.task", 3) == 3
+        await bus.publish("channel.design.note", 1, key="three")
         await _until(server, "EXISTS", "agentbus:{agent.reviewers}:dead")
         keys = (await _ask(server, "--scan")).split()
         assert len(keys) > 20
@@ -271,7 +272,8 @@ def test_the_life_of_a_message_names_functions_that_exist() -> None:
 def test_the_table_of_events_names_every_action_that_the_library_emits() -> None:
     page = (ROOT / "docs" / "guides" / "errors.md").read_text()
     table = page[page.index("| Action |") : page.index("## Dead letters")]
-    sources = "\n".join(path.read_text() for path in (ROOT / "agentbus").rglob("*.py"))
+    rooms = (path for room in ("agentbus", "workers") for path in (ROOT / room).rglob("*.py"))
+    sources = "\n".join(path.read_text() for path in rooms)
     emitted = set(re.findall(r"(?:emit|_announce)\(\s*\"(\w+)\"", sources))
     first_cells = "\n".join(line.split("|")[1] for line in table.splitlines() if line.startswith("|"))
     assert set(re.findall(r"`(\w+)`", first_cells)) == emitted

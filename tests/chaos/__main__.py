@@ -24,9 +24,10 @@ from tests.chaos.poison import run_poison
 from tests.chaos.recovery import run_recovery
 from tests.chaos.report import PLACE, Circumstances, commit, show, write
 from tests.chaos.scale import EPISODE, QUICK, Scale
+from tests.chaos.soak import run_soak
 from tests.chaos.zombies import run_zombies
 
-RUNS = ("mixed", "ambiguous", "recovery", "patience", "zombies", "poison")
+RUNS = ("mixed", "ambiguous", "recovery", "patience", "zombies", "poison", "soak")
 
 
 class Session:
@@ -52,6 +53,8 @@ class Session:
                 return [run_patience(scale.times_lease, binary)]
             case "zombies":
                 return [run_zombies(scale.settlements, binary)]
+            case "soak":
+                return [run_soak(scale.settled, binary)]
             case _:
                 return [run_poison(seed, scale.poison, scale.healthy, binary)]
 
@@ -99,7 +102,7 @@ def main(arguments: list[str]) -> int:
             show(figure)
         figures += found
     minutes = (time.monotonic() - begun) / 60
-    complete = not options.quick and {"F1", "F3", "F4", "F4b", "F5", "F9"} <= {f.name for f in figures}
+    complete = not options.quick and {"F1", "F3", "F4", "F4b", "F5", "F9", "R5"} <= {f.name for f in figures}
     if complete:
         command = shlex.join(("python", "-m", "tests.chaos", *arguments))
         write(Circumstances(seed, command, binary, began_at, minutes), figures)

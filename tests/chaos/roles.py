@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from tests.chaos import agent, publisher, zombie
+from tests.chaos import agent, mill, publisher, zombie
 
 _ROLES: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
     "publisher": publisher.run,
     "agent": agent.run,
     "zombie": zombie.run,
+    "mill_publisher": mill.publish,
+    "mill_agent": mill.serve,
+    "worker": mill.work,
 }
 
 

@@ -20,6 +20,8 @@ class Scale:
     settlements: int = 10_000
     poison: int = 200
     healthy: int = 20_000
+    #: Messages of the soak run.
+    settled: int = 10_000_000
 
     @classmethod
     def of(cls, messages: int | None, kills: int | None) -> Scale:
@@ -40,8 +42,9 @@ class Scale:
             settlements=share(usual.settlements),
             poison=share(usual.poison),
             healthy=share(usual.healthy),
+            settled=min(usual.settled, share(usual.settled, 200_000)),
         )
 
 
 #: A minute in all: does everything still run?
-QUICK = Scale(6_000, 10, 2_000, 4, 3, 200, 2, 200)
+QUICK = Scale(6_000, 10, 2_000, 4, 3, 200, 2, 200, 200_000)

@@ -15,6 +15,7 @@ from tests.chaos.mixed import figures_of, run_mixed
 from tests.chaos.patience import run_patience
 from tests.chaos.poison import run_poison
 from tests.chaos.recovery import run_recovery
+from tests.chaos.soak import run_soak
 from tests.chaos.zombies import run_zombies
 
 pytestmark = pytest.mark.chaos
@@ -82,6 +83,11 @@ def test_killing_messages_run_three_times_at_most_and_harm_no_neighbour(
     seed: str, default_server: ServerBinary
 ) -> None:
     accept(run_poison(seed, 3, 300, default_server))
+
+
+@pytest.mark.timeout(180)
+def test_memory_is_flat_while_messages_are_settled(default_server: ServerBinary) -> None:
+    accept(run_soak(300_000, default_server))
 
 
 @pytest.mark.timeout(120)

@@ -109,6 +109,15 @@ async def test_a_dead_letter_nobody_cared_for_is_discarded_when_it_is_too_old(on
     await on.look.check_balance()
 
 
+async def test_a_letter_that_ends_before_it_was_announced_is_announced_all_the_same(on: Bench) -> None:
+    await on.die(2)
+    letters = await on.call("XRANGE", on.keys.dead, "-", "+")
+    await on.retention(dead_age=0).trim()
+    kept = [named(fields) for _, fields in await on.call("XRANGE", on.keys.unannounced, "-", "+")]
+    assert [each["letter"] for each in kept] == [letter[0] for letter in letters]
+    assert kept[0]["reason"] == b"failed"
+
+
 async def test_a_dead_letter_that_was_no_message_is_discarded_too(on: Bench) -> None:
     fields = [text for number in range(100) for text in (f"f{number}", "v")]
     await on.call("XADD", on.keys.sources[3], "*", *fields)

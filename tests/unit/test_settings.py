@@ -11,6 +11,7 @@ from agentbus.errors import InvalidValue, NoBroker
 from agentbus.settings import (
     BusSettings,
     PublisherSettings,
+    RetentionSettings,
     broker_url,
     default_agent,
     default_settings,
@@ -64,3 +65,14 @@ def test_a_limit_under_which_nothing_could_be_sent_is_refused(values: dict[str, 
     with pytest.raises(InvalidValue) as raised:
         PublisherSettings(**values)
     assert raised.value.field == field
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"messages": -1}, {"bytes": 1.5}, {"dead": True}, {"channel_messages": None}, {"age": "soon"},
+     {"dead_age": -1}],
+)  # fmt: skip
+def test_a_retention_that_cannot_work_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(InvalidValue) as raised:
+        RetentionSettings(**values)
+    assert raised.value.field == next(iter(values))

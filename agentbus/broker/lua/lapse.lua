@@ -2,13 +2,20 @@
 --@include clock
 --@include entry
 --@include history
+--@include leaving
 -- Ends dead letters that waited for a person for too long: they are discarded.
 --
--- KEYS   1 ledger   2 dead   3 ended   4 outcomes
+-- KEYS   1 ledger   2 dead   3 ended   4 outcomes   5 unannounced
 -- ARGV   1 longest age (ms)   2 most letters in this call
 -- Returns {letters ended, 1 if there is more to do}
 --
 -- A move, so that no crash leaves a letter in both places or in none, and the ledger closes at every moment.
+local function named(letter)
+  local fields = {}
+  for f = 1, #letter, 2 do fields[letter[f]] = letter[f + 1] end
+  return fields
+end
+
 local function copy_of(id, letter)
   local copy = {'outcome', 'discarded', 'reason', 'retention', 'letter', id}
   -- Lua cannot unpack thousands of values; bury keeps a hundred fields of an entry that was no message.
@@ -32,11 +39,12 @@ for _, entry in ipairs(redis.call('XRANGE', KEYS[2], '-', '(' .. id_at(border), 
   local id = redis.pcall('XADD', KEYS[3], '*', unpack(copy_of(entry[1], entry[2])))
   -- `ended` takes no entries (another type, the largest id): the letters stay where they are.
   if failed(id) then break end
+  keep_for_notice(KEYS[5], KEYS[1], entry[1], named(entry[2]))
   moved[#moved + 1] = id
   gone[#gone + 1] = entry[1]
 end
 if #gone == 0 then return {0, 0} end
 redis.call('XDEL', KEYS[2], unpack(gone))
 redis.call('HINCRBY', KEYS[1], 'discarded', #gone)
-redis.call('XADD', KEYS[4], '*', 'consumer', '', 'outcome', 'discarded', 'ended', table.concat(moved, ' '))
+redis.call('XADD', KEYS[4], '*', 'consumer', 'retention', 'outcome', 'discarded', 'ended', table.concat(moved, ' '))
 return {#gone, #gone == count and 1 or 0}
