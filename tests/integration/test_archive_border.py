@@ -106,6 +106,31 @@ async def test_an_archive_that_is_always_behind_still_lets_history_go(
     assert first[0].decode() <= min(entries, key=lambda entry: [int(part) for part in entry.split("-")])
 
 
+async def test_a_border_holds_only_when_the_archive_has_come_to_its_mark(
+    on: InboxBench, archived: ArchivedInbox
+) -> None:
+    await publish(on, 2000)
+    await end(on, 2000, batch=50)
+    # Each step is far from the end of the records, where the border was taken.
+    for _ in range(3):
+        await commit(archived, most=5)
+        assert await trim(on) == 0
+    await commit(archived)
+    assert await trim(on) >= 2000 - NODES
+
+
+async def test_the_count_is_set_right_when_everything_is_archived(
+    on: InboxBench, archived: ArchivedInbox
+) -> None:
+    await archived.count_unarchived(True)
+    await publish(on, 10)
+    await end(on, 10)
+    await on.call("HINCRBY", on.keys.ledger, "archived", -500)
+    assert (await archived.backlog()).unarchived == 510
+    await commit(archived)
+    assert (await archived.backlog()).unarchived == 0
+
+
 async def test_two_that_advance_at_once_are_counted_once(on: InboxBench, archived: ArchivedInbox) -> None:
     await publish(on, 100)
     await archived.count_unarchived(True)
