@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         KeyConflict,
         MalformedMessage,
         NoBroker,
+        NoSuchAddress,
         NoSuchAgent,
         NoSuchDeadLetter,
         NoSuchSchedule,
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
         WrongKeyType,
     )
     from agentbus.events import Event, Events
+    from agentbus.history.entry import HistoryEntry, HistoryGap, HistoryPage
+    from agentbus.history.query import HistoryFilters
     from agentbus.message.address_policy import Policy
     from agentbus.message.message import Message
     from agentbus.message.policy import Retry
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
     from agentbus.send.publisher import Publisher
     from agentbus.send.stored import Stored
     from agentbus.settings import AgentSettings, BusSettings, PublisherSettings, RetentionSettings
+    from agentbus.status.values import AddressStatus, BusStatus, ChannelStatus
 
 __version__ = "0.1.0"
 
@@ -76,12 +80,15 @@ _HOMES = {
         "BrokerOutOfMemory BrokerRefused BrokerUnavailable ConfigurationError "
         "DeadLetterError DeadLetterResolved Defer "
         "DeliveryError DurabilityUnavailable GroupMissing InvalidTopic InvalidValue "
-        "KeyConflict MalformedMessage NoBroker NoSuchAgent NoSuchDeadLetter NoSuchSchedule PolicyConflict "
+        "KeyConflict MalformedMessage NoBroker NoSuchAddress NoSuchAgent NoSuchDeadLetter NoSuchSchedule "
+        "PolicyConflict "
         "PublisherClosed PublishError PublishRefused PublishTimeout QueueFull "
         "Reject RequestError RequestFailed RequestTimeout StaleDelivery "
         "UnsafeBroker WrongKeyType "
     ),
     "agentbus.events": "Event Events",
+    "agentbus.history.entry": "HistoryEntry HistoryGap HistoryPage",
+    "agentbus.history.query": "HistoryFilters",
     "agentbus.message.address_policy": "Policy",
     "agentbus.message.message": "Message",
     "agentbus.message.policy": "Retry",
@@ -96,6 +103,7 @@ _HOMES = {
     "agentbus.send.publisher": "Publisher",
     "agentbus.send.stored": "Stored",
     "agentbus.settings": "AgentSettings BusSettings PublisherSettings RetentionSettings",
+    "agentbus.status.values": "AddressStatus BusStatus ChannelStatus",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
@@ -114,6 +122,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "AddressStatus",
     "Agent",
     "AgentBusError",
     "AgentSettings",
@@ -127,7 +136,9 @@ __all__ = [
     "BulkRetry",
     "Bus",
     "BusSettings",
+    "BusStatus",
     "CallNext",
+    "ChannelStatus",
     "ConfigurationError",
     "Context",
     "DeadLetter",
@@ -143,6 +154,10 @@ __all__ = [
     "Event",
     "Events",
     "GroupMissing",
+    "HistoryEntry",
+    "HistoryFilters",
+    "HistoryGap",
+    "HistoryPage",
     "InboxView",
     "InvalidTopic",
     "InvalidValue",
@@ -151,6 +166,7 @@ __all__ = [
     "Message",
     "Middleware",
     "NoBroker",
+    "NoSuchAddress",
     "NoSuchAgent",
     "NoSuchDeadLetter",
     "NoSuchSchedule",

@@ -14,19 +14,24 @@ from typing import Any, Unpack, cast
 
 from agentbus.broker.connection import Broker, ConnectionSettings
 from agentbus.broker.embedded import EmbeddedSettings, ensure_running
-from agentbus.broker.inbox import Inbox
 from agentbus.broker.inspection import InboxView, Trace, inspect_inbox, known_addresses, trace_message
 from agentbus.broker.keys import check_prefix, ticking
+from agentbus.broker.policy_store import PolicyStore
 from agentbus.broker.schedules import ScheduleStore
 from agentbus.broker.server import check_safe
 from agentbus.broker.wake import Wake
 from agentbus.dead_letters import DeadLetters
-from agentbus.errors import AgentBusError, ConfigurationError, PolicyConflict
+from agentbus.declarations import Declarations
+from agentbus.errors import AgentBusError, ConfigurationError
 from agentbus.events import Events
+from agentbus.history.archived import LazyArchive
+from agentbus.history.entry import HistoryPage
+from agentbus.history.history import History
+from agentbus.history.query import HistoryFilters
 from agentbus.message.address_policy import Policy
 from agentbus.message.durations import Duration, milliseconds
 from agentbus.message.message import Message
-from agentbus.message.topics import check_name, is_channel, parse_address, parse_inbox
+from agentbus.message.topics import check_name, parse_address, parse_inbox
 from agentbus.receive.agent import Agent
 from agentbus.receive.incarnation import Grounds
 from agentbus.receive.lease import Heart
@@ -42,12 +47,15 @@ from agentbus.send.stored import Stored
 from agentbus.settings import (
     EMBEDDED_URL,
     BusSettings,
+    archive_dsn,
     broker_url,
     default_agent,
     default_settings,
     embedded_home,
     embedded_server,
 )
+from agentbus.status.reading import last_published, read_status
+from agentbus.status.values import BusStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +66,9 @@ class _Rooms:
     publisher: Publisher
     requests: Requests
     grounds: Grounds
+    policies: Declarations
+    history: History
+    archive: LazyArchive | None
 
 
 class Bus:
@@ -113,6 +124,8 @@ class Bus:
         publisher = Publisher(
             broker, self.settings.prefix, self._sender, self.settings.publisher, self.events
         )
+        dsn = self.settings.archive or archive_dsn()
+        archive = LazyArchive(dsn, self.settings.prefix) if dsn else None
         self._rooms = _Rooms(
             broker,
             publisher,
@@ -126,6 +139,9 @@ class Bus:
                 self.settings.retention,
                 milliseconds(self.settings.publisher.key_window, "key_window"),
             ),
+            Declarations(PolicyStore(broker, self.settings.prefix)),
+            History(broker, self.settings.prefix, archive),
+            archive,
         )
 
     async def close(self) -> None:
@@ -139,6 +155,8 @@ class Bus:
         await rooms.requests.close()
         await rooms.publisher.close()
         await rooms.grounds.heart.stop()
+        if rooms.archive is not None:
+            await rooms.archive.close()
         await rooms.broker.close()
 
     def _connection(self, url: str, role: str) -> ConnectionSettings:
@@ -193,27 +211,32 @@ class Bus:
     # --- policies ---
 
     async def declare(self, address: str, policy: Policy) -> None:
-        """Declare the policy of an address, for example ``agent.reviewer``.
+        """Declare the policy of an address (``agent.reviewer``) or a topic (``agent.reviewer.task``).
 
-        Declaring the same again is fine; another one raises `PolicyConflict` and changes nothing. A channel
-        takes durability, limit (of its log), history and archive; what only an inbox can honour raises
-        `InvalidValue`.
+        That of a topic wins over that of its address. Declaring the same again is fine; another one raises
+        `PolicyConflict` and changes nothing. A channel takes durability, limit (of its log), history and
+        archive; what only an inbox, or only a whole address, can honour raises `InvalidValue`.
         """
-        inbox = Inbox(self.rooms.broker, self.settings.prefix, parse_address(address))
-        if is_channel(inbox.address):
-            policy.check_for_channel(inbox.address)
-        conflicts = await inbox.declare(policy.to_fields())
-        if conflicts:
-            what = "; ".join(
-                f"{field} is {stored or 'unset'}, not {declared or 'unset'}"
-                for field, stored, declared in conflicts
-            )
-            raise PolicyConflict(f"{inbox.address} was declared with another policy before: {what}")
+        await self.rooms.policies.declare(address, policy)
+
+    async def redeclare(self, address: str, policy: Policy, *, expected: Policy) -> None:
+        """Replace the policy of an address or a topic, which is known to be ``expected`` now.
+
+        ``Policy()`` stands for none, so that replacing by it withdraws what was declared. Raises
+        `PolicyConflict`, and changes nothing, when another one is stored.
+        """
+        await self.rooms.policies.redeclare(address, policy, expected)
 
     async def policy(self, address: str) -> Policy:
-        """Return the declared policy of an address; every field None when there is none."""
-        inbox = Inbox(self.rooms.broker, self.settings.prefix, parse_address(address))
-        return Policy.from_fields(await inbox.policy_fields())
+        """Return what was declared for an address or a topic itself; every field None when nothing was."""
+        return await self.rooms.policies.of(address)
+
+    async def policies(self) -> dict[str, Policy]:
+        """Return every declared policy by address or topic.
+
+        Raises `InvalidValue` for one that was written by hand and is none.
+        """
+        return await self.rooms.policies.all()
 
     # --- recurring messages ---
 
@@ -335,6 +358,15 @@ class Bus:
         """
         return await inspect_inbox(self.rooms.broker, self.settings.prefix, parse_inbox(address))
 
+    async def status(self, since: BusStatus | None = None) -> BusStatus:
+        """Return how the whole bus does: every inbox and channel in numbers, the deepest first.
+
+        Rates are those since the status given, or since the last one that a worker published. Nothing is
+        walked through; thousands of addresses take some seconds, in steps that leave the server to others.
+        """
+        broker, prefix = self.rooms.broker, self.settings.prefix
+        return await read_status(broker, prefix, since or await last_published(broker, prefix))
+
     async def trace(self, message_id: str, address: str | None = None) -> Trace:
         """Return every place and outcome of one message that is still known.
 
@@ -343,6 +375,24 @@ class Bus:
         broker, prefix = self.rooms.broker, self.settings.prefix
         searched = [parse_address(address)] if address else await known_addresses(broker, prefix)
         return await trace_message(broker, prefix, message_id, searched)
+
+    async def history(
+        self,
+        address: str,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        **filters: Unpack[HistoryFilters],
+    ) -> HistoryPage:
+        """Return one page of what became of the messages of an address, newest first.
+
+        What has not ended comes before the newest end. ``page.next`` is the cursor of the next page of the
+        same query; ``page.complete`` and ``page.gaps`` say whether anything is missing, and why. Reads Redis,
+        and the archive when `BusSettings.archive` or AGENTBUS_ARCHIVE names one. See `HistoryFilters` for
+        since, until, type, sender, grep, state, outcome and oldest_first. Raises `NoSuchAddress`, and
+        `InvalidValue` for a filter, limit (1 to 10,000) or cursor.
+        """
+        return await self.rooms.history.page(address, filters, limit, cursor)
 
     def __repr__(self) -> str:
         return f"<Bus {'open' if self._rooms else 'closed'} as {self._sender.agent or 'anonymous'}>"

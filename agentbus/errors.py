@@ -22,6 +22,7 @@
     ├── ArchiveError                    PostgreSQL could not do what was asked
     │   ├── ArchiveUnavailable          cannot be reached, or did not answer in time
     │   └── ArchiveRefused              answered, and does not take these rows
+    ├── NoSuchAddress                   nothing was ever sent there; names those that are close
     ├── PublishError
     │   ├── PublishTimeout              the deadline passed; says whether it may be stored
     │   ├── PublishRefused              the server refused this one message
@@ -140,6 +141,10 @@ class ArchiveUnavailable(ArchiveError):
 
 class ArchiveRefused(ArchiveError):
     """The archive does not take these rows."""
+
+
+class NoSuchAddress(AgentBusError):
+    """Nothing was ever sent to this address, and nobody has served it."""
 
 
 class PublishError(AgentBusError):

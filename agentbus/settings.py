@@ -123,6 +123,8 @@ class BusSettings:
     allow_eviction: bool = False
     publisher: PublisherSettings = field(default_factory=PublisherSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
+    #: The PostgreSQL connection string of the archive, for reading history; left out: AGENTBUS_ARCHIVE.
+    archive: str | None = None
 
 
 def broker_url(url: str | None) -> str:
@@ -151,6 +153,11 @@ def embedded_server() -> str | None:
 def embedded_home() -> str | None:
     """Return the folder that the environment picks for the embedded broker, if any."""
     return os.environ.get(HOME_VARIABLE)
+
+
+def whole_environment() -> dict[str, str]:
+    """Return the environment of this process, to hand on to one that does part of its work."""
+    return dict(os.environ)
 
 
 def archive_dsn() -> str | None:

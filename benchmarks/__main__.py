@@ -29,7 +29,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="small numbers: a look, not a result")
     parser.add_argument("--rounds", type=int, help="rounds that count (6; quick: 2)")
-    parser.add_argument("--skip-scenarios", action="store_true", help="no backlog and no crowd of agents")
+    parser.add_argument("--skip-scenarios", action="store_true", help="no backlog, no crowd, no dead letters")
     parser.add_argument("--output", type=Path, help="write the report here, and its chart beside it")
     parser.add_argument("--json", type=Path, help="write all figures here, for machines")
     return parser.parse_args()
@@ -48,6 +48,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         backlog=(50_000 if quick else 1_000_000) if scenarios else 0,
         crowd_agents=(100 if quick else 1000) if scenarios else 0,
         crowd_messages=10 if quick else 30,
+        letters=(10_000 if quick else 100_000) if scenarios else 0,
     )
 
 

@@ -94,6 +94,18 @@ def _crowd_goal(results: Results) -> Goal:
     return Goal(text, "none starved", "", measured, "missed" if found.starved else "met")
 
 
+def _revival_goal(results: Results) -> Goal:
+    found = results.revival
+    count = f"{found.letters:,}" if found else "100,000"
+    text = f"fresh messages beside {count} dead letters that are retried, over without"
+    if not found:
+        return Goal(text, "≤ 1.2x", "", "—", "not measured")
+    met = _verdict(found.slowdown, 1.2, None, most=True) if found.closes else "missed"
+    ledger = "" if found.closes else "; the ledger does not close"
+    measured = f"{found.slowdown:.2f}x, {found.fresh_beside:,.0f}/s beside {found.retry_rate:,.0f}/s{ledger}"
+    return Goal(text, "≤ 1.2x", "", measured, met)
+
+
 def judge(results: Results) -> list[Goal]:
     """All goals, in the order of the design."""
     out, into = (AGENTBUS, PUBLISH), (AGENTBUS, CONSUME)
@@ -111,4 +123,5 @@ def judge(results: Results) -> list[Goal]:
         _ratio_goal(results, "idle latency, over raw", latency, 1.5, 2, most=True),
         *_backlog_goals(results),
         _crowd_goal(results),
+        _revival_goal(results),
     ]

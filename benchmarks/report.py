@@ -120,6 +120,20 @@ def _crowd(results: Results) -> str:
     )
 
 
+def _revival(results: Results) -> str:
+    found = results.revival
+    if found is None:
+        return "Not measured" + (
+            f": {results.failures['revival']}." if "revival" in results.failures else "."
+        )
+    return (
+        f"{found.letters:,} dead letters of one inbox were retried at {found.retry_rate:,.0f} a second while "
+        f"fresh messages came to the same inbox; one process published, one handled both. Fresh messages "
+        f"handled: {found.fresh_before:,.0f} a second before, {found.fresh_beside:,.0f} meanwhile. "
+        f"The ledger {'closes' if found.closes else 'does not close'}."
+    )
+
+
 def _missing(results: Results) -> str:
     lines = [
         f"- **{CATALOGUE[name].title}: left out.** {reason}"
@@ -156,6 +170,7 @@ def write(path: Path, root: Path, command: str, plan: Plan, results: Results, go
             latency=_latencies(results, plan),
             backlog=_backlog(results),
             crowd=_crowd(results),
+            revival=_revival(results),
             missing=_missing(results),
             setups=_setups(plan),
             facts=_facts(root, command, results),

@@ -60,6 +60,24 @@ class Crowd:
         return self.unhandled > 0 or self.slowest_sender > 2.0 or self.fewest_share < 0.5
 
 
+@dataclass(frozen=True, slots=True)
+class Revival:
+    """Dead letters retried beside fresh messages."""
+
+    letters: int
+    retry_rate: float
+    """Letters a second."""
+    fresh_before: float
+    """Fresh messages handled a second without the retries."""
+    fresh_beside: float
+    closes: bool
+    """Whether every message of the inbox was accounted for afterwards."""
+
+    @property
+    def slowdown(self) -> float:
+        return self.fresh_before / self.fresh_beside
+
+
 @dataclass(slots=True)
 class Results:
     """Everything one run found."""
@@ -72,6 +90,7 @@ class Results:
     machine: dict[str, str] = field(default_factory=dict)
     backlog: Backlog | None = None
     crowd: Crowd | None = None
+    revival: Revival | None = None
     seconds: float = 0.0
 
     def spread(self, candidate: str, measure: str) -> Spread | None:
@@ -109,8 +128,9 @@ class Results:
             "seconds": self.seconds,
             "backlog": _slots(self.backlog),
             "crowd": _slots(self.crowd),
+            "revival": _slots(self.revival),
         }
 
 
-def _slots(found: Backlog | Crowd | None) -> dict[str, Any] | None:
+def _slots(found: Backlog | Crowd | Revival | None) -> dict[str, Any] | None:
     return {name: getattr(found, name) for name in found.__slots__} if found else None

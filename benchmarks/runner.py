@@ -10,7 +10,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from . import backlog, crowd, machine
+from . import backlog, crowd, machine, revival
 from .broker_state import BrokerState
 from .catalogue import AGENTBUS, AGENTBUS_MANY, CATALOGUE, RAW_PUBLISH
 from .processes import SideFailed, talking
@@ -44,6 +44,8 @@ class Plan:
     crowd_agents: int
     crowd_messages: int
     """Messages that each agent of the crowd sends."""
+    letters: int
+    """Dead letters that are retried beside fresh traffic."""
 
 
 class Runner:
@@ -144,6 +146,11 @@ class Runner:
                 self.results.crowd = await crowd.measure(self)
             except SideFailed as error:
                 self.fail("crowd", error)
+        if self.plan.letters:
+            try:
+                self.results.revival = await revival.measure(self)
+            except SideFailed as error:
+                self.fail("revival", error)
 
     async def _turn(self, name: str, number: int) -> None:
         """All measurements of one candidate in one round."""

@@ -10,12 +10,14 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from agentbus.bus import Bus
-from agentbus.errors import AgentBusError, ConfigurationError, InvalidValue
+from agentbus.errors import AgentBusError, BrokerUnavailable, ConfigurationError, InvalidValue
 from agentbus.settings import ARCHIVE_VARIABLE, archive_dsn, archive_keep, default_settings
 from workers.archive import Archive
 from workers.membership import new_worker_id
+from workers.policies import declare_all, read_policies
 from workers.role import Ground, Role, logger
 from workers.roles import ROLES, chosen
 from workers.service import RoleEnded, Service
@@ -24,7 +26,7 @@ from workers.share import Share
 
 #: The name workers send under and are seen under in CLIENT LIST.
 AGENT = "workers"
-_FAILURE, _USAGE = 1, 2
+_FAILURE, _USAGE, _UNAVAILABLE = 1, 2, 4
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asyncio.run(_serve(chosen(options.roles), options))
     except (ConfigurationError, InvalidValue) as error:
         return _complain(error, _USAGE)
+    except BrokerUnavailable as error:
+        return _complain(error, _UNAVAILABLE)
     except (AgentBusError, RoleEnded) as error:
         return _complain(error, _FAILURE)
     except KeyboardInterrupt:
@@ -70,7 +74,18 @@ def _parser() -> argparse.ArgumentParser:
         "archive. Others on this machine can read a command line: a password belongs in ~/.pgpass",
     )
     parser.add_argument(
+        "--policies",
+        type=Path,
+        metavar="FILE",
+        help="declare the policies of this file (TOML or JSON)",
+    )
+    parser.add_argument(
         "--log-level", default="info", choices=("debug", "info", "warning", "error"), help="default: info"
+    )
+    parser.add_argument(
+        "--until-input-ends",
+        action="store_true",
+        help="stop when standard input ends: whoever holds its other end is gone",
     )
     return parser
 
@@ -90,11 +105,15 @@ async def _serve(kinds: Sequence[type[Role]], options: argparse.Namespace) -> No
     settings, worker_settings = default_settings(), _worker_settings(options)
     if options.prefix is not None:
         settings = replace(settings, prefix=options.prefix)
+    declared = read_policies(options.policies) if options.policies is not None else {}
     async with Bus(options.url, agent=AGENT, type="service", settings=settings) as bus:
         ground = Ground(bus, worker_settings, Share(new_worker_id()))
         roles = [kind(ground) for kind in kinds]
         service = Service(ground, roles)
         _stop_on_signals(service)
+        if options.until_input_ends:
+            _stop_with_input(service)
+        await declare_all(bus, declared)
         logger.info("worker %s, process %d: %s", ground.share.worker_id, os.getpid(), _names(roles))
         await service.run()
         logger.info("worker %s stopped", ground.share.worker_id)
@@ -108,9 +127,26 @@ def _stop_on_signals(service: Service) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         try:
-            loop.add_signal_handler(number, service.stop)
+            loop.add_signal_handler(number, _stop, service, number.name)
         except NotImplementedError:  # Windows: Ctrl-C ends the process by KeyboardInterrupt
             return
+
+
+def _stop(service: Service, why: str) -> None:
+    logger.info("stopping: %s", why)
+    service.stop()
+
+
+def _stop_with_input(service: Service) -> None:
+    """Stop when nobody can write to our input any more: no orphan is left behind, whoever was killed."""
+    loop = asyncio.get_running_loop()
+
+    def read() -> None:
+        if not os.read(0, 4096):
+            loop.remove_reader(0)
+            _stop(service, "the starter is gone")
+
+    loop.add_reader(0, read)
 
 
 if __name__ == "__main__":

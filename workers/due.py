@@ -8,25 +8,36 @@ after a worker that was killed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, NamedTuple
 
 from agentbus.broker import keys
-from agentbus.broker.inbox import PROMOTE_STEP
+from agentbus.broker.inbox import Inbox
 from agentbus.broker.sweeping import DueLook, Walker
 from agentbus.broker.wake import Claim, Wake
-from agentbus.errors import BrokerRefused, BrokerUnavailable
+from agentbus.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from workers.inboxes import INBOX_PREFIX, inbox_of, my_inboxes
 from workers.role import Ground, Role, logger
 
-#: Addresses that one worker looks at side by side.
-_WIDTH = 8
-#: Steps at one address before the others get their turn: a long backlog must not delay their messages.
+#: Addresses that one worker looks at in one round trip.
+_WIDTH = 16
+#: Messages of each of them that move in it: together they must not hold up the server.
+_FIRST_STEP = 20
+#: Further steps at one address before the others get their turn: its backlog must not delay them.
 _STEPS = 5
 #: Seconds between looks at the set while nothing is near: an announcement is found within this.
 _POLL = 0.05
 #: Until the next look at an address whose keys cannot be used, in ms.
-_SPOILT_MS = 60_000
+_SPOILT, _SPOILT_MS = -1, 60_000
+
+
+class _Done(NamedTuple):
+    """One address that was looked at."""
+
+    #: When to look again (server time in ms); None when nothing is due there any more, `_SPOILT` for later.
+    next_ms: int | None
+    #: How late the latest of its messages was, in ms.
+    late_ms: int
 
 
 class Due(Role):
@@ -40,7 +51,7 @@ class Due(Role):
         broker, settings = ground.bus.rooms.broker, ground.bus.settings
         self._wake = Wake(broker, keys.wake(settings.prefix))
         self._window_ms = ground.bus.rooms.grounds.key_window_ms
-        self._walker = Walker(broker)
+        self._promoter, self._walker = Walker(broker), Walker(broker)
         #: Address to the number of orphaned bodies that was reported of it.
         self._orphans: dict[str, int] = {}
 
@@ -58,40 +69,60 @@ class Due(Role):
         if not found.claims:
             await self.ground.pause(min(_POLL, max(0.001, found.pause)))
             return
-        late = await asyncio.gather(*[self._serve(claim) for claim in found.claims], return_exceptions=True)
-        for result in late:
+        claims = {claim.address: claim for claim in found.claims}
+        done = await self._promote([address for address in claims if address.startswith(INBOX_PREFIX)])
+        await self._settle(claims, done)
+
+    async def _promote(self, addresses: Sequence[str]) -> dict[str, _Done]:
+        inboxes = [inbox_of(self.ground, address) for address in addresses]
+        steps = await self._promoter.promote(inboxes, self._window_ms, _FIRST_STEP)
+        self._promoter.take_refusals()
+        # Nearly all have one message, and are done with this round trip.
+        ready = [(inbox, step) for inbox, step in steps if not step.more]
+        done = {inbox.address: _Done(step.next_due_ms, step.late_ms) for inbox, step in ready}
+        others = [inbox for inbox in inboxes if inbox.address not in done]
+        results = await asyncio.gather(*[self._go_on(inbox) for inbox in others], return_exceptions=True)
+        for inbox, result in zip(others, results, strict=True):
             # Raised when all have ended: none of them goes on by itself after the step.
             if isinstance(result, BaseException):
                 raise result
-        self.report.lag_ms = max(result for result in late if isinstance(result, int))
+            done[inbox.address] = result
+        return done
 
-    async def _serve(self, claim: Claim) -> int:
-        """Promote at one address and settle the claim; returns how late the latest message was, in ms."""
-        if not claim.address.startswith(INBOX_PREFIX):
-            await self._wake.withdraw(claim.address)
-            return 0
+    async def _go_on(self, inbox: Inbox) -> _Done:
+        """Promote at an address that has more, or that refused; not for ever."""
+        late = 0
         try:
-            next_ms, late = await self._promote(claim.address)
+            for _ in range(_STEPS):
+                step = await inbox.promote(self._window_ms)
+                late = max(late, step.late_ms)
+                if not step.more:
+                    return _Done(step.next_due_ms, late)
         except BrokerUnavailable:
             raise
         except BrokerRefused as error:
             # One spoilt address (a key of another type, no right to it) must not stop the others.
-            logger.warning("%s: %s: %s", self.name, claim.address, error, extra={"role": self.name})
-            self.report.failed(error)
-            next_ms, late = claim.score + _SPOILT_MS, 0
-        await self._wake.settle(claim, next_ms)
-        return late
-
-    async def _promote(self, address: str) -> tuple[int | None, int]:
-        """Promote some steps; returns when to look again (ms) and how late the latest message was (ms)."""
-        inbox, late = inbox_of(self.ground, address), 0
-        for _ in range(_STEPS):
-            promoted = await inbox.promote(self._window_ms, PROMOTE_STEP)
-            late = max(late, promoted.late_ms)
-            if not promoted.more:
-                return promoted.next_due_ms, late
+            self._note_refusal(inbox.address, error)
+            return _Done(_SPOILT, late)
         # Now, not when its oldest was due: it goes behind those that have waited longer for their turn.
-        return promoted.server_ms, late
+        return _Done(step.server_ms, late)
+
+    async def _settle(self, claims: Mapping[str, Claim], done: Mapping[str, _Done]) -> None:
+        looks: list[tuple[Claim, int | None]] = []
+        for address, claim in claims.items():
+            if address not in done:
+                # A channel, or no address at all: somebody's hand put it there.
+                await self._wake.withdraw(address)
+            elif done[address].next_ms == _SPOILT:
+                looks.append((claim, claim.score + _SPOILT_MS))
+            else:
+                looks.append((claim, done[address].next_ms))
+        await self._wake.settle_all(looks)
+        self.report.lag_ms = max((each.late_ms for each in done.values()), default=0)
+
+    def _note_refusal(self, address: str, error: BrokerError) -> None:
+        logger.warning("%s: %s: %s", self.name, address, error, extra={"role": self.name})
+        self.report.failed(error)
 
     # --- what was not announced ---
 
@@ -102,8 +133,7 @@ class Due(Role):
             await self._announce([look for look in looks if look.due_ms is not None])
             self._report_orphans({inbox.address for inbox in inboxes}, looks)
         for address, error in self._walker.take_refusals().items():
-            logger.warning("%s: %s: %s", self.name, address, error, extra={"role": self.name})
-            self.report.failed(error)
+            self._note_refusal(address, error)
 
     async def _announce(self, looks: Sequence[DueLook]) -> None:
         if not looks:

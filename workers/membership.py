@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import socket
@@ -36,13 +37,25 @@ class Membership:
         self._ground.standing.beat_answered(sent_at)
 
     async def run(self) -> None:
-        """Beat until the process stops. An outage is no reason to stop: work goes on when it is over."""
-        while not self._ground.stopping.is_set():
+        """Beat until cancelled; an order to stop is told to the others at once, who take over while we drain.
+
+        An outage is no reason to stop: work goes on when it is over.
+        """
+        away = False
+        while True:
             try:
                 await self.beat()
+                if away:
+                    logger.info("the broker takes this worker's beat again")
+                away = False
             except BrokerError as error:
-                logger.warning("the broker does not take this worker's beat: %s", error)
-            await self._ground.pause(self._ground.settings.beat)
+                if not away:
+                    logger.warning("the broker does not take this worker's beat: %s", error)
+                away = True
+            if self._ground.stopping.is_set():
+                await asyncio.sleep(self._ground.settings.beat)
+            else:
+                await self._ground.pause(self._ground.settings.beat)
 
     async def leave(self) -> None:
         """Hand this process's share to the others at once."""

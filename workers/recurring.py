@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
+from typing import Any, NamedTuple, TypeVar
 
 from agentbus.broker.keys import ticking
 from agentbus.broker.schedules import KEEP_ENDED_MS, SELF_TIMED, ScheduleStore, StoredSchedule, Tick
 from agentbus.broker.wake import Claim, Wake
-from agentbus.errors import AgentBusError, BrokerUnavailable, InvalidValue
+from agentbus.errors import BrokerError, BrokerRefused, BrokerUnavailable, InvalidValue
 from agentbus.message.topics import parse_address
 from agentbus.schedules.definition import Definition
 from agentbus.schedules.misfire import Step
@@ -25,6 +26,18 @@ _RETRY_MS = 1_000
 _BROKEN_MS = 60_000
 #: Seconds between passes over all addresses for those that nobody announced.
 _SWEEP_INTERVAL = 30.0
+
+
+Result = TypeVar("Result")
+
+
+class _Look(NamedTuple):
+    """What came of a look at one schedule."""
+
+    #: When to look again.
+    next_ms: int | None
+    #: Whether its tick could not happen, and is still due.
+    stuck: bool = False
 
 
 class Recurring(Role):
@@ -64,10 +77,7 @@ class Recurring(Role):
 
     async def _look(self) -> None:
         claims = await self._ticking.claim(_MOST_CLAIMED)
-        answers = await asyncio.gather(*map(self._serve, claims.claims), return_exceptions=True)
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
+        await _all(map(self._serve, claims.claims))
         if len(claims.claims) < _MOST_CLAIMED:
             await self.ground.pause(min(_LONGEST_PAUSE, claims.pause))
 
@@ -79,7 +89,7 @@ class Recurring(Role):
             next_ms = await self._look_at(claim.address)
         except BrokerUnavailable:
             raise
-        except AgentBusError as error:
+        except BrokerError as error:
             # One address with a key of the wrong type must not keep the others waiting.
             self._note(claim.address, error)
             next_ms = claim.score + _BROKEN_MS
@@ -87,39 +97,48 @@ class Recurring(Role):
 
     async def _look_at(self, address: str) -> int | None:
         """Let every tick of an address happen that has come; returns when to look again (ms)."""
-        due = await self._store.due(address, _MOST_LOOKED_AT)
-        if due.schedules:
-            await self._store.note_address(address)
-        looks = await asyncio.gather(*(self._advance(stored, due.server_ms) for stored in due.schedules))
-        return _earliest((due.next_ms, *looks))
+        await self._store.note_address(address)
+        moments: list[int | None] = []
+        stuck = 0
+        while True:
+            # Those that cannot tick now stay the earliest: looking past them, they keep no others waiting.
+            due = await self._store.due(address, _MOST_LOOKED_AT, stuck)
+            looks = await _all(self._advance(stored, due.server_ms) for stored in due.schedules)
+            stuck += sum(look.stuck for look in looks)
+            moments += [look.next_ms for look in looks]
+            if due.next_ms is None or due.next_ms > due.server_ms or self.ground.stopping.is_set():
+                break
+        return min((moment for moment in (due.next_ms, *moments) if moment is not None), default=None)
 
-    async def _advance(self, stored: StoredSchedule, now_ms: int) -> int | None:
-        """Let the ticks of one schedule happen; returns when to look at it again (ms)."""
+    async def _advance(self, stored: StoredSchedule, now_ms: int) -> _Look:
+        """Let the ticks of one schedule happen."""
+        try:
+            return _Look(await self._carry_out(stored, now_ms))
+        except BrokerUnavailable:
+            raise
+        except InvalidValue as error:
+            self._note(f"{stored.address}:{stored.id}", error)
+            return _Look(now_ms + _BROKEN_MS, stuck=True)
+        except BrokerError as error:
+            # The address or the server is full, or a key of the target has another type.
+            self._note(f"{stored.address}:{stored.id}", error)
+            return _Look(now_ms + _RETRY_MS, stuck=True)
+
+    async def _carry_out(self, stored: StoredSchedule, now_ms: int) -> int | None:
+        """Take the steps that are due; returns when to look again (ms). Raises `BrokerRefused`."""
         assert stored.tick_ms is not None
         if stored.state.ended_at is not None or not stored.definition:
             await self._store.cancel(stored.address, stored.id, stored.tick_ms)
             return None
-        try:
-            definition = Definition.from_json(stored.definition)
-            steps = definition.calendar().plan(stored.tick_ms, now_ms)
-        except InvalidValue as error:
-            self._note(f"{stored.address}:{stored.id}", error)
-            return now_ms + _BROKEN_MS
-        return await self._carry_out(stored, definition, steps, now_ms)
-
-    async def _carry_out(
-        self, stored: StoredSchedule, definition: Definition, steps: list[Step], now_ms: int
-    ) -> int | None:
+        definition = Definition.from_json(stored.definition)
         number = stored.state.sent + stored.state.missed + 1
         next_ms: int | None = None
-        for step in steps:
+        for step in definition.calendar().plan(stored.tick_ms, now_ms):
             ticked = await self._store.tick(
                 stored.address, stored.id, _tick(stored, definition, step, number + step.position)
             )
             if ticked.answer in ("full", "refused"):
-                problem = ticked.detail or f"{stored.address} takes no more messages now; it is tried again"
-                self._note(f"{stored.address}:{stored.id}", AgentBusError(problem))
-                return now_ms + _RETRY_MS
+                raise BrokerRefused(ticked.detail or f"{stored.address} takes no more messages now")
             if ticked.answer == "early":
                 # The server's clock was set back.
                 return step.expected_ms
@@ -161,5 +180,11 @@ def _tick(stored: StoredSchedule, definition: Definition, step: Step, number: in
     )
 
 
-def _earliest(moments: Iterable[int | None]) -> int | None:
-    return min((moment for moment in moments if moment is not None), default=None)
+async def _all(steps: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """Return all results; an error is raised when every step has ended: none goes on behind our back."""
+    results: list[Result] = []
+    for result in await asyncio.gather(*steps, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
+        results.append(result)
+    return results

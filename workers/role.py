@@ -100,16 +100,21 @@ class Role(ABC):
         What the broker or the archive refuses or cannot do is noted, and the step tried again after a pause
         that grows; any other error is a mistake of ours and ends the process.
         """
-        pause = _FIRST_PAUSE
+        pause, trouble = _FIRST_PAUSE, ""
         while not self.ground.stopping.is_set():
             try:
                 await step()
             except AgentBusError as error:
-                logger.warning("%s: %s", self.name, error, extra={"role": self.name})
                 self.report.failed(error)
+                # Once, not with each attempt: an outage of an hour is one event.
+                if self.report.last_error != trouble:
+                    trouble = self.report.last_error
+                    logger.warning("%s: %s", self.name, trouble, extra={"role": self.name})
                 await self.ground.pause(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
             else:
+                if trouble:
+                    logger.info("%s goes on", self.name, extra={"role": self.name})
                 self.report.steps += 1
-                pause = _FIRST_PAUSE
+                pause, trouble = _FIRST_PAUSE, ""
                 await self.ground.pause(interval)

@@ -12,9 +12,10 @@ from workers.reclaim import Reclaim
 from workers.recurring import Recurring
 from workers.retention import Retention
 from workers.role import Role
+from workers.status import Status
 
 #: In the order in which they start.
-ROLES: tuple[type[Role], ...] = (Due, Reclaim, Dead, Recurring, Archive, Retention)
+ROLES: tuple[type[Role], ...] = (Due, Reclaim, Dead, Recurring, Retention, Archive, Status)
 
 
 def chosen(names: Sequence[str]) -> list[type[Role]]:
@@ -22,5 +23,5 @@ def chosen(names: Sequence[str]) -> list[type[Role]]:
     known = {role.name: role for role in ROLES}
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ConfigurationError(f"no role is called {unknown[0]!r}; there are {', '.join(known)}")
+        raise ConfigurationError(f"no role is called {unknown[0]!r}; there are {', '.join(known) or 'none'}")
     return [role for role in ROLES if not names or role.name in names]

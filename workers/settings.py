@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from agentbus.broker.worker_registry import ABSENT_AFTER_MS
 from agentbus.message.durations import Duration
 from agentbus.settings import RetentionSettings
 
@@ -15,11 +16,13 @@ class WorkerSettings:
     #: Between beats in the registry of workers.
     beat: float = 1.0
     #: Without a beat for this long, others do a worker's share.
-    absent_after: float = 4.0
+    absent_after: float = ABSENT_AFTER_MS / 1000
     #: How long a stop waits for what a role is doing.
     drain: float = 10.0
     #: Addresses that one role looks at in a second, so that ten thousand of them do not pin the server.
     addresses_per_second: float = 2_000.0
+    #: Between messages on ``system.bus.status``.
+    status_interval: float = 15.0
     #: The lease of consumers: without a beat for this long they count as dead. As in `AgentSettings`.
     lease: float = 4.0
     #: Between the beginnings of two walks over all inboxes that put back lost announcements, list lanes that

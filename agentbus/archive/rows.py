@@ -30,6 +30,9 @@ class Row:
     ended_at: datetime
     prefix: str
     address: str
+    ended_ms: int
+    ended_seq: int
+    ended_index: int
     stream: str
     entry_ms: int
     entry_seq: int
@@ -57,6 +60,11 @@ class Row:
 COLUMNS: tuple[str, ...] = tuple(Row.__dataclass_fields__)
 
 
+def moment_of(ended_ms: int) -> datetime:
+    """Return the moment under which something that ended then is filed."""
+    return datetime.fromtimestamp(max(0, min(ended_ms, _LAST_MS)) / 1000, UTC)
+
+
 def row_of(ended: Ended, prefix: str) -> Row:
     """Return the row of one message; an envelope that is none leaves the columns empty, not the row out."""
     envelope = _object(ended.message)
@@ -64,9 +72,12 @@ def row_of(ended: Ended, prefix: str) -> Row:
     time, _, number = ended.entry_id.partition("-")
     message_type = _text(envelope, "message_type")
     return Row(
-        ended_at=datetime.fromtimestamp(min(ended.ended_ms, _LAST_MS) / 1000, UTC),
+        ended_at=moment_of(ended.ended_ms),
         prefix=prefix,
         address=ended.address,
+        ended_ms=ended.ended_ms,
+        ended_seq=ended.ended_seq,
+        ended_index=ended.ended_index,
         stream=ended.stream,
         entry_ms=int(time),
         entry_seq=int(number),

@@ -7,7 +7,7 @@ its log. The position in the stream moves by compare-and-set after the archive h
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agentbus.broker import keys
@@ -67,6 +67,9 @@ class Ended:
     state: bytes = b""
     #: What else the entry holds: reason and resolution of a dead letter, the fields of what is no message.
     details: tuple[tuple[bytes, bytes], ...] = ()
+    #: With ``ended_ms`` its point in the order of history: the number of the record, and the place in it.
+    ended_seq: int = 0
+    ended_index: int = 0
 
     @property
     def size(self) -> int:
@@ -120,6 +123,11 @@ class Position:
 def time_of(entry_id: str) -> int:
     """Return the time of an entry or record id, in ms."""
     return int(entry_id.partition("-")[0])
+
+
+def number_of(entry_id: str) -> int:
+    """Return the number of an entry or record id within its millisecond."""
+    return int(entry_id.partition("-")[2] or 0)
 
 
 class ArchiveSwitch:
@@ -248,17 +256,18 @@ class ArchivedInbox(_Archived):
 
     async def bodies(self, record: EndRecord) -> AsyncIterator[list[Ended]]:
         """Yield the messages of a record that are still there, some megabytes at a time."""
-        left = [entry for entry in record.entries if entry[0] in self._streams]
+        left = [(index, *entry) for index, entry in enumerate(record.entries) if entry[0] in self._streams]
         while left:
             chunk, left = left[: self._chunk()], left[self._chunk() :]
             replies = await self._broker.pipeline(
-                [("XRANGE", self._streams[stream], entry_id, entry_id) for stream, entry_id in chunk]
+                [("XRANGE", self._streams[stream], entry_id, entry_id) for _, stream, entry_id in chunk]
             )
             found = []
-            for (stream, entry_id), reply in zip(chunk, replies, strict=True):
+            for (index, stream, entry_id), reply in zip(chunk, replies, strict=True):
                 entry = _first(reply)
                 if entry is not None:
-                    found.append(_ended(record, self.address, stream, entry_id, entry))
+                    ended = _ended(record, self.address, stream, entry_id, entry)
+                    found.append(replace(ended, ended_index=index))
             self._learn(found)
             yield found
 
@@ -342,7 +351,7 @@ def _ended(record: EndRecord, address: str, stream: str, entry_id: str, flat: Se
     fields = _Fields.of(flat)
     return Ended(
         address, stream, entry_id, record.at_ms, record.outcome, record.consumer, fields.message,
-        fields.state, tuple(fields.others),
+        fields.state, tuple(fields.others), number_of(record.record_id),
     )  # fmt: skip
 
 
@@ -350,5 +359,5 @@ def _logged(address: str, entry_id: str, flat: Sequence[bytes]) -> Ended:
     fields = _Fields.of(flat)
     return Ended(
         address, "log", entry_id, time_of(entry_id), LOGGED, "", fields.message, fields.state,
-        tuple(fields.others),
+        tuple(fields.others), number_of(entry_id),
     )  # fmt: skip

@@ -43,6 +43,14 @@ class Channel:
         )  # fmt: skip
         return batch_answer(reply)
 
+    async def last_message(self) -> bytes | None:
+        """Return the envelope of the last message as JSON text; None when there is none."""
+        entries = await self._broker.execute("XREVRANGE", self.keys.log, "+", "-", "COUNT", 1)
+        if not entries:
+            return None
+        flat = entries[0][1]
+        return dict(zip(flat[::2], flat[1::2], strict=True)).get(b"message")
+
     async def _run(self, name: str, keys: Sequence[str], *arguments: Argument) -> Any:
         try:
             return await run(self._broker, Call(load(name), keys, arguments))

@@ -45,9 +45,10 @@ class BatchAnswer:
     kind: str
     #: Whether anybody has ever served the address.
     known: bool = False
-    #: The durability that the address's policy asks for; empty when it has none.
+    #: The durability that the address's policy asks for, empty when it has none; then ` <type>=<level>` for
+    #: each message type with its own.
     durability: str = ""
-    #: ``stored``: an entry id, ``due <id>`` or ``!refusal`` for each message.
+    #: ``stored``: an entry id, ``due <id> <ms>`` or ``!refusal`` for each message.
     results: Sequence[bytes] = ()
     #: ``recovered``: refusals by position in the batch, counted from 1.
     refusals: Mapping[str, str] | None = None
@@ -175,13 +176,6 @@ class Inbox:
 
     # --- policy ---
 
-    async def declare(self, fields: Mapping[str, str]) -> list[tuple[str, str, str]]:
-        """Declare the policy; returns conflicts as (field, stored, declared), and then writes nothing."""
-        pairs = [item for pair in sorted(fields.items()) for item in pair]
-        reply = await self._run("declare", (self.keys.policy,), *pairs)
-        values = iter(item.decode() for item in reply[1:])
-        return list(zip(values, values, values, strict=True)) if reply[0] == b"conflict" else []
-
     async def policy_fields(self) -> dict[str, str]:
         """Return the declared policy as it is stored; empty when there is none."""
         reply = await self._broker.execute("HGETALL", self.keys.policy)
@@ -190,10 +184,14 @@ class Inbox:
 
     # --- taking part ---
 
-    async def join(self, consumer: str) -> Joined:
-        """Make a consumer known; raises `BrokerRefused` when the name is in use."""
+    async def join(self, consumer: str, lease_ms: int | None = None) -> Joined:
+        """Make a consumer known; raises `BrokerRefused` when the name is in use.
+
+        ``lease_ms`` tells those who judge it how long it may go without a beat.
+        """
         keys = self.keys
-        reply = await self._run("join", (keys.alive, keys.ledger, *keys.sources), consumer)
+        lease = "" if lease_ms is None else lease_ms
+        reply = await self._run("join", (keys.alive, keys.ledger, *keys.sources), consumer, lease)
         if reply[0] == b"taken":
             raise BrokerRefused(f"a consumer named {consumer} already serves {self.address}")
         return Joined(server_ms=int(reply[1]), served_before=reply[3] == 1)
@@ -296,18 +294,17 @@ class Inbox:
 
     async def promote(self, window_ms: int, most: int = PROMOTE_STEP) -> Promoted:
         """Move messages that came due to where they are read."""
+        call = self.promote_call(window_ms, most)
+        return promoted(await self._run("promote", call.keys, *call.arguments))
+
+    def promote_call(self, window_ms: int, most: int) -> Call:
+        """Return the call behind `promote`, for promoting at many inboxes at once; see `promoted`."""
         keys = self.keys
-        reply = await self._run(
-            "promote",
-            (
-                keys.ledger, keys.due, keys.delayed, keys.lanes, keys.outcomes, keys.keys_even, keys.keys_odd,
-                keys.keys_due, keys.ended, *keys.sources, keys.dead, keys.resolved, keys.policy,
-            ),
-            most, window_ms,
+        touched = (
+            keys.ledger, keys.due, keys.delayed, keys.lanes, keys.outcomes, keys.keys_even, keys.keys_odd,
+            keys.keys_due, keys.ended, *keys.sources, keys.dead, keys.resolved, keys.policy,
         )  # fmt: skip
-        upcoming = float(reply[1] or "inf")
-        next_due = int(upcoming) if math.isfinite(upcoming) else None
-        return Promoted(int(reply[0]), next_due, int(reply[2]), reply[3] == 1, int(reply[4]))
+        return Call(load("promote"), touched, (most, window_ms))
 
     async def reclaim(self, consumer: str, seen_beat: str, charge: bool = False) -> Reclaimed | None:
         """Take what a dead consumer held, one step; ``seen_beat`` '' = its name is not in ``alive``."""
@@ -431,6 +428,13 @@ def batch_answer(reply: Sequence[Any]) -> BatchAnswer:
         refusals = json.loads(reply[3]) if reply[3] else {}
         return BatchAnswer("recovered", reply[1] == 1, reply[2].decode(), refusals=refusals)
     return BatchAnswer("gap", last=int(reply[1]))
+
+
+def promoted(reply: Sequence[Any]) -> Promoted:
+    """Return what `Inbox.promote_call` was answered."""
+    upcoming = float(reply[1] or "inf")
+    next_due = int(upcoming) if math.isfinite(upcoming) else None
+    return Promoted(int(reply[0]), next_due, int(reply[2]), reply[3] == 1, int(reply[4]))
 
 
 def raw_entry(source: int, entry: Sequence[Any]) -> RawEntry:

@@ -157,8 +157,8 @@ CATALOGUE: tuple[KeyInfo, ...] = (
     KeyInfo(
         f"{_ADDRESS}alive",
         "hash",
-        "Consumer name to its beat: `<counter> <loop lag in ms> <serving|draining>`. A name that is not "
-        "here is fenced: it may not fetch or settle.",
+        "Consumer name to its beat: `<counter> <loop lag in ms> <serving|draining> <lease in ms>`. A name "
+        "that is not here is fenced: it may not fetch or settle.",
         "join creates, beat raises, leave and reclaim delete",
         "as long as somebody serves the address",
     ),
@@ -173,7 +173,7 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         f"{_ADDRESS}producer:<id>",
         "string",
         "The last batch of one publisher: first and last position, and the refused ones as JSON.",
-        "publish",
+        "publish, append",
         "PX: twice the publish deadline and 30 seconds",
     ),
     KeyInfo(
@@ -181,7 +181,7 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "hash",
         "Idempotency keys: `<sender>/<key>` to digest and entry id. Buckets `0` and `1` take turns, one "
         "window each; bucket `due` holds those of messages not due yet.",
-        "publish, promote",
+        "publish, append, promote",
         "`0` and `1` expire whole after two windows; `due` with its messages",
     ),
     KeyInfo(
@@ -208,7 +208,8 @@ CATALOGUE: tuple[KeyInfo, ...] = (
     KeyInfo(
         f"{_ADDRESS}policy",
         "hash",
-        "The declared policy of the address.",
+        "The declared policy: `<field>` for the address, `<type>:<field>` for one message type; durations in "
+        "ms under `<field>_ms`. `topics`: the types with a `ttl_ms` or `durability` of their own.",
         "declare",
         "as long as the address",
     ),
@@ -390,6 +391,11 @@ def reply_log(prefix: str, process: str) -> str:
 def addresses(prefix: str) -> str:
     """Return the set of addresses in use."""
     return f"{prefix}:addresses"
+
+
+def policy(prefix: str, address: str) -> str:
+    """Return the hash of the policies of one address."""
+    return f"{prefix}:{{{address}}}:policy"
 
 
 def wake(prefix: str) -> str:

@@ -138,9 +138,9 @@ class ScheduleStore:
         reply = await run(self._broker, Call(load("tick"), names, arguments))
         return Ticked(reply[0].decode(), _text(reply[1]) if len(reply) > 1 else "")
 
-    async def due(self, address: str, most: int) -> DueTicks:
-        """Return up to ``most`` schedules whose tick has come, and the server's time."""
-        reply = await self._run("ticks_due", address, most)
+    async def due(self, address: str, most: int, skipped: int = 0) -> DueTicks:
+        """Return up to ``most`` schedules whose tick has come, the first ``skipped`` left out."""
+        reply = await self._run("ticks_due", address, most, skipped)
         items = iter(reply[2:])
         schedules = tuple(
             StoredSchedule(address, _text(name), definition, _state(state), int(float(tick)))

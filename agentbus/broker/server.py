@@ -40,6 +40,13 @@ async def read_facts(broker: Broker) -> ServerFacts:
     )
 
 
+async def connected_clients(broker: Broker) -> int:
+    """Return how many clients are connected."""
+    text = (await broker.execute("INFO", "clients")).decode()
+    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    return int(fields.get("connected_clients", 0))
+
+
 async def _configured_policy(broker: Broker) -> str | None:
     try:
         reply = await broker.execute("CONFIG", "GET", "maxmemory-policy")

@@ -1,4 +1,4 @@
-"""Looking at many inboxes in one round trip: what the workers' slow walks need to know of each."""
+"""Many inboxes in one round trip: what the workers' walks need to know of each, and small steps at each."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentbus.broker.connection import Argument, Broker
-from agentbus.broker.inbox import Inbox
+from agentbus.broker.inbox import Inbox, Promoted, promoted
 from agentbus.broker.scripts import Call, run_all
 from agentbus.broker.wake import whole
-from agentbus.errors import BrokerError
+from agentbus.errors import BrokerError, BrokerUnavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,13 @@ class Walker:
         found = await self._run_all(inboxes, [inbox.strangers_call() for inbox in inboxes])
         return [(inbox, [name.decode() for name in reply]) for inbox, reply in found if reply]
 
+    async def promote(
+        self, inboxes: Sequence[Inbox], window_ms: int, most: int
+    ) -> list[tuple[Inbox, Promoted]]:
+        """Move what came due in each inbox, up to ``most`` messages; see `Inbox.promote`."""
+        calls = [inbox.promote_call(window_ms, most) for inbox in inboxes]
+        return [(inbox, promoted(reply)) for inbox, reply in await self._run_all(inboxes, calls)]
+
     async def sweep(self, inboxes: Sequence[Inbox]) -> None:
         """List lanes that hand-made entries left out of the index; see `Inbox.sweep`."""
         await self._run_all(inboxes, [inbox.sweep_call() for inbox in inboxes])
@@ -94,6 +101,9 @@ class Walker:
 
     def _refused(self, inbox: Inbox, replies: Sequence[Any]) -> bool:
         for reply in replies:
+            if isinstance(reply, BrokerUnavailable):
+                # Not this address but the server: it loads its data, or runs somebody's long script.
+                raise reply
             if isinstance(reply, BrokerError):
                 self._refusals[inbox.address] = reply
                 return True

@@ -58,20 +58,19 @@ class Wake:
         self._broker = broker
         self._key = key
 
-    async def announce(self, address: str, due_ms: int | None, delay_ms: int | None = None) -> None:
-        """Say that an address needs a look: at a server time, after a delay, or at the earlier of both."""
-        await run(self._broker, self._announcement(address, due_ms, delay_ms))
+    async def announce(self, address: str, due_ms: int) -> None:
+        """Say when an address needs a look, by the server's clock; the earliest announced time counts."""
+        await run(self._broker, self._announcement(address, due_ms))
 
     async def announce_all(self, looks: Iterable[tuple[str, int]]) -> None:
         """Announce many (address, server time in ms) in one round trip."""
-        calls = [self._announcement(address, due_ms, None) for address, due_ms in looks]
+        calls = [self._announcement(address, due_ms) for address, due_ms in looks]
         for reply in await run_all(self._broker, calls) if calls else ():
             if isinstance(reply, Exception):
                 raise reply
 
-    def _announcement(self, address: str, due_ms: int | None, delay_ms: int | None) -> Call:
-        times = ["" if time is None else time for time in (due_ms, delay_ms)]
-        return Call(load("wake"), (self._key,), (address, *times))
+    def _announcement(self, address: str, due_ms: int) -> Call:
+        return Call(load("wake"), (self._key,), (address, due_ms))
 
     async def claim(self, most: int, claim_ms: int = CLAIM_MS) -> Claims:
         """Take up to ``most`` addresses whose time has come; whoever takes one has to `settle` it."""
@@ -88,8 +87,18 @@ class Wake:
 
         Returns False when something was announced meanwhile; then it will be looked at again in any case.
         """
+        return bool(await run(self._broker, self._settlement(claim, next_ms)) == 1)
+
+    async def settle_all(self, looks: Iterable[tuple[Claim, int | None]]) -> None:
+        """Settle many claims in one round trip."""
+        calls = [self._settlement(claim, next_ms) for claim, next_ms in looks]
+        for reply in await run_all(self._broker, calls) if calls else ():
+            if isinstance(reply, Exception):
+                raise reply
+
+    def _settlement(self, claim: Claim, next_ms: int | None) -> Call:
         arguments = (claim.address, claim.score, "" if next_ms is None else next_ms)
-        return bool(await run(self._broker, Call(load("settle_wake"), (self._key,), arguments)) == 1)
+        return Call(load("settle_wake"), (self._key,), arguments)
 
     async def scores(self, addresses: Sequence[str]) -> list[int | None]:
         """Return the noted time of the next look, in ms, for each address; None for one that has none."""
@@ -112,11 +121,11 @@ class Announcer:
         self._wake = Wake(broker, wake(prefix))
         self._events = events
 
-    async def announce(self, address: str, due_ms: int | None, delay_ms: int | None = None) -> None:
+    async def announce(self, address: str, due_ms: int) -> None:
         """Announce, see `Wake.announce`; one that fails becomes the event ``unannounced``."""
         try:
             async with asyncio.timeout(_PATIENCE):
-                await self._wake.announce(address, due_ms, delay_ms)
+                await self._wake.announce(address, due_ms)
         except (BrokerError, TimeoutError) as error:
             self._events.emit(
                 "unannounced", address, f"the workers were not told when something comes due here: {error!r}"

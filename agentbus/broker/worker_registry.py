@@ -11,6 +11,8 @@ from agentbus.broker import keys
 from agentbus.broker.connection import Broker
 from agentbus.broker.scripts import Call, load, run
 
+#: A worker that has not beaten for this long is taken for dead.
+ABSENT_AFTER_MS = 4_000
 #: A worker that died is shown for this long.
 FORGET_AFTER_MS = 600_000
 

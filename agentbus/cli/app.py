@@ -6,13 +6,30 @@ from typing import Annotated
 
 import typer
 
-from agentbus.cli import archive, broker, dlq, doctor, inbox, pub, run, schedule, sub, tail, trace, version
+from agentbus.cli import (
+    archive,
+    broker,
+    dlq,
+    doctor,
+    history,
+    inbox,
+    policy,
+    pub,
+    run,
+    schedule,
+    status,
+    sub,
+    tail,
+    trace,
+    version,
+    workers,
+)  # fmt: skip
 
 _HELP = """The message bus that AI-agent processes use to work together, on Redis Streams.
 
 \b
 First steps:
-  agentbus up                                    start a broker of your own, and keep it in view
+  agentbus up                                    start a broker of your own with workers, keep them in view
   agentbus pub agent.reviewer.task '{"pr": 7}'   send a message
   agentbus inbox reviewer                        see it waiting
   agentbus run tasks:reviewer --processes 4      serve agents
@@ -51,10 +68,14 @@ app.command("pub", short_help="Send a message, a request, or many messages.")(pu
 app.command("sub", short_help="Take messages, as an agent would.")(sub.sub)
 app.command("tail", short_help="Look at messages without taking them.")(tail.tail)
 app.command("inbox", short_help="Show what an inbox holds, and its ledger.")(inbox.inbox)
+app.command("status", short_help="Show how the whole bus does.")(status.status)
+app.command("history", short_help="Show what became of the messages of an address.")(history.history)
 app.command("trace", short_help="Show every place and outcome of one message.")(trace.trace)
 app.add_typer(archive.archive, name="archive", short_help="See how far the archive is; turn it off.")
 app.add_typer(dlq.dlq, name="dlq", short_help="Look at dead letters; retry, mend, resolve or drop them.")
 app.command("doctor", short_help="Find out what is wrong, and what to do.")(doctor.doctor)
 app.add_typer(schedule.app, name="schedule", short_help="Send messages again and again.")
+app.add_typer(workers.app, name="workers", short_help="Show which workers run where, or run one.")
+app.add_typer(policy.app, name="policy", short_help="Show and declare policies of addresses and topics.")
 app.command("run", short_help="Serve agents.")(run.run_agents)
 app.command("version", short_help="Print versions.")(version.version)

@@ -1,4 +1,4 @@
-"""Brings the embedded broker up, watches it, and takes it down."""
+"""Brings the embedded broker and its workers up, watches them, and takes them down."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import signal
 
 from agentbus.broker.connection import Broker, ConnectionSettings
 from agentbus.broker.embedded import BrokerInUse, ConnectedClient, RunningBroker, ensure_running, find, stop
+from agentbus.broker.embedded.attached import AttachedWorkers, find_workers
 from agentbus.broker.embedded.places import Places
+from agentbus.cli.beside import start_workers, tell_changes, workers_record, workers_text
 from agentbus.cli.output import Output
 from agentbus.cli.session import FAILURE, OK, embedded_settings, say
 from agentbus.errors import BrokerError
@@ -20,18 +22,36 @@ _LOOK_INTERVAL = 1.0
 _GONE_WITHIN = 2.0
 
 
-async def bring_up(*, detach: bool, as_json: bool) -> int:
-    """Start or find the broker, say where it is, and watch it."""
+async def bring_up(*, detach: bool, workers: bool, as_json: bool) -> int:
+    """Start or find the broker and its workers, say where they are, and watch them."""
     settings = embedded_settings()
     before = await find(settings)
     running = before or await ensure_running(settings)
-    _show(running, started=before is None, detached=detach, output=Output(as_json))
+    attached = await start_workers(running) if workers else find_workers(Places(running.folder))
+    # Before anything is shown: whoever reads it may press Ctrl-C at once.
+    stopped = asyncio.Event() if detach else _stopped_by_signals()
+    _show(running, attached, started=before is None, detached=detach, output=Output(as_json))
     if detach:
         return OK
-    return await _watch(running)
+    return await _watch(running, attached, stopped)
 
 
-def _show(running: RunningBroker, *, started: bool, detached: bool, output: Output) -> None:
+def _stopped_by_signals() -> asyncio.Event:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    return stopped
+
+
+def _show(
+    running: RunningBroker,
+    workers: AttachedWorkers | None,
+    *,
+    started: bool,
+    detached: bool,
+    output: Output,
+) -> None:
     export = f"export AGENTBUS_URL={shlex.quote(running.url)}"
     client = "valkey-cli" if running.kind == "valkey" else "redis-cli"
     shell = f"{client} -s {shlex.quote(str(running.socket))}"
@@ -40,7 +60,7 @@ def _show(running: RunningBroker, *, started: bool, detached: bool, output: Outp
             {
                 "url": running.url, "export": export, "redis_cli": shell, "kind": running.kind,
                 "version": running.version, "folder": str(running.folder), "log": str(running.log),
-                "pid": running.pid, "started": started,
+                "pid": running.pid, "started": started, "workers": workers_record(workers),
             }
         )  # fmt: skip
         return
@@ -50,23 +70,20 @@ def _show(running: RunningBroker, *, started: bool, detached: bool, output: Outp
         "bold",
     )
     rows = [
+        ("workers", workers_text(workers)),
         ("address", running.url), ("environment", export), ("shell", shell),
         ("data", str(running.data)), ("log", str(running.log)),
     ]  # fmt: skip
     for name, value in rows:
         output.text(f"  {name:<12}{value}")
     if detached:
-        output.text("It stops after ten minutes without clients, or with `agentbus down`.")
+        output.text("They stop after ten minutes without clients, or with `agentbus down`.")
     else:
-        output.text("Ctrl-C stops it, unless others are connected.")
+        output.text("Ctrl-C stops them, unless others are connected.")
 
 
-async def _watch(running: RunningBroker) -> int:
-    """Keep one connection, so that the broker counts as used, and tell when it goes and comes back."""
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
+async def _watch(running: RunningBroker, workers: AttachedWorkers | None, stopped: asyncio.Event) -> int:
+    """Keep one connection, so that the broker counts as used, and tell who goes and comes back."""
     broker = Broker(ConnectionSettings(running.url, client_name=_WATCHER, command_timeout=2.0))
     answers = True
     try:
@@ -83,6 +100,7 @@ async def _watch(running: RunningBroker) -> int:
                 if answers:
                     say(f"the broker does not answer: {error}; its log is {running.log}")
                 answers = False
+            workers = tell_changes(workers, find_workers(Places(running.folder)))
             await _wait(stopped)
     finally:
         await broker.close()

@@ -10,14 +10,15 @@ from agentbus.broker.repair import LaneRepair, repair_lanes
 from agentbus.cli.findings import BAD, OK_, WARN, Finding
 from agentbus.cli.findings_addresses import examine_addresses
 from agentbus.cli.findings_server import examine_server
+from agentbus.cli.findings_services import examine_policies, examine_workers
 from agentbus.cli.output import Output, new_table, plural
 from agentbus.cli.session import (
     FAILURE,
     OK,
     UNAVAILABLE,
-    address_of,
     explain,
     find_url,
+    inbox_of,
     open_broker,
     settings_with,
 )
@@ -42,7 +43,12 @@ async def examine(*, url: str | None, prefix: str | None, as_json: bool) -> int:
 
 
 async def _findings(broker: Broker, prefix: str, place: str) -> list[Finding]:
-    return [*await examine_server(broker, prefix, place), *await examine_addresses(broker, prefix)]
+    return [
+        *await examine_server(broker, prefix, place),
+        *await examine_workers(broker, prefix),
+        *await examine_policies(broker, prefix),
+        *await examine_addresses(broker, prefix),
+    ]
 
 
 def _show(findings: Iterable[Finding], output: Output) -> None:
@@ -73,7 +79,7 @@ def _show(findings: Iterable[Finding], output: Output) -> None:
 
 async def repair_inbox(name: str, *, url: str | None, prefix: str | None, as_json: bool) -> int:
     """Repair the lanes of one inbox."""
-    address = address_of(name)
+    address = inbox_of(name)
     space = settings_with(prefix).prefix
     output = Output(as_json)
     async with open_broker(url) as broker:

@@ -10,8 +10,10 @@ from agentbus.broker.inspection import InboxView, Look, inspect_inbox, known_add
 from agentbus.broker.inspection.inbox_view import parse_beat, totals
 from agentbus.broker.keys import inbox_keys
 from agentbus.cli.findings import BAD, OK_, WARN, Finding
+from agentbus.cli.findings_channels import examine_channel
 from agentbus.cli.output import age, plural
 from agentbus.errors import BrokerRefused, WrongKeyType
+from agentbus.message.topics import is_channel
 
 #: Seconds between two looks at beats, of which there is one each second.
 _BEATS_APART = 2.5
@@ -29,6 +31,9 @@ async def examine_addresses(broker: Broker, prefix: str) -> list[Finding]:
     looks: dict[str, Look] = {}
     found = await known_addresses(broker, prefix)
     for address in found:
+        if is_channel(address):
+            findings += await examine_channel(broker, prefix, address)
+            continue
         try:
             looks[address] = await take_look(broker, inbox_keys(prefix, address))
         except WrongKeyType as error:

@@ -23,7 +23,8 @@ def inbox(
     """Show what an inbox holds: waiting per lane, in flight per consumer, due, dead, and its ledger.
 
     Waiting messages are counted one by one. The ledger closes when everything that was accepted has ended
-    or is still here; otherwise it says by how much it does not. Without a name: totals of all addresses.
+    or is still here; otherwise it says by how much it does not. Without a name: totals of all inboxes, and
+    the channels with what is in their logs.
 
     \b
     Examples:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -13,15 +13,22 @@ from rich.text import Text
 from agentbus.broker.connection import Broker
 from agentbus.broker.inspection import (
     AddressTotals,
+    ChannelCounts,
     ConsumerView,
     InboxView,
+    Unreadable,
+    count_addresses,
     inspect_inbox,
     known_addresses,
     totals_of,
 )
+from agentbus.broker.inspection.look import format_id
 from agentbus.cli.output import Output, age, colour_of, count, moment, new_table, plural
-from agentbus.cli.session import NOT_FOUND, OK, Failure, address_of, open_broker, say, settings_with
+from agentbus.cli.policy_table import declared_at, policy_text, shown
+from agentbus.cli.session import NOT_FOUND, OK, Failure, inbox_of, open_broker, say, settings_with
 from agentbus.errors import BrokerRefused
+from agentbus.message.address_policy import Policy
+from agentbus.message.topics import is_channel
 
 _WATCH_INTERVAL = 1.0
 #: A loop that is later than this, in ms, is worth a colour.
@@ -30,7 +37,7 @@ _LATE_LOOP_MS = 250
 
 async def show_one(name: str, *, watch: bool, url: str | None, prefix: str | None, as_json: bool) -> int:
     """Show one inbox, once or again and again."""
-    address = address_of(name)
+    address = inbox_of(name)
     space = settings_with(prefix).prefix
     output = Output(as_json)
     async with open_broker(url) as broker:
@@ -43,7 +50,11 @@ async def show_one(name: str, *, watch: bool, url: str | None, prefix: str | Non
                     "`agentbus inbox` lists the addresses in use",
                     NOT_FOUND,
                 )
-            return record_of(view), render(view)
+            declared = await declared_at(broker, space, address)
+            record = record_of(view) | {
+                "policy": {place: shown(policy) for place, policy in declared.items()}
+            }
+            return record, Group(render(view), _policies(declared))
 
         await _show(look, output, watch)
     return OK
@@ -55,27 +66,52 @@ async def show_all(*, watch: bool, url: str | None, prefix: str | None, as_json:
     output = Output(as_json)
     async with open_broker(url) as broker:
         if output.json and not watch:
-            for totals in await _all_totals(broker, space):
+            inboxes, channels = await _all_totals(broker, space)
+            for totals in inboxes:
                 output.record(asdict(totals))
+            for channel in channels:
+                output.record(_channel_record(channel))
             return OK
 
         async def look() -> tuple[dict[str, Any], RenderableType]:
-            found = await _all_totals(broker, space)
-            return {"addresses": [asdict(totals) for totals in found]}, _render_totals(found)
+            inboxes, channels = await _all_totals(broker, space)
+            record = {
+                "addresses": [asdict(totals) for totals in inboxes],
+                "channels": [_channel_record(channel) for channel in channels],
+            }
+            return record, Group(_render_totals(inboxes), *_render_channels(channels))
 
         await _show(look, output, watch)
     return OK
 
 
-async def _all_totals(broker: Broker, prefix: str) -> list[AddressTotals]:
-    found = []
+async def _all_totals(broker: Broker, prefix: str) -> tuple[list[AddressTotals], list[ChannelCounts]]:
+    inboxes, channels = [], []
     for address in await known_addresses(broker, prefix):
         try:
-            found.append(await totals_of(broker, prefix, address))
+            if is_channel(address):
+                channels.append(await _channel(broker, prefix, address))
+            else:
+                inboxes.append(await totals_of(broker, prefix, address))
         except BrokerRefused as error:
             # One damaged address must not hide the others.
             say(f"agentbus: {address}: {error}; `agentbus doctor` tells what to do")
-    return found
+    return inboxes, channels
+
+
+async def _channel(broker: Broker, prefix: str, address: str) -> ChannelCounts:
+    [counts] = await count_addresses(broker, prefix, [address])
+    if isinstance(counts, ChannelCounts):
+        return counts
+    raise BrokerRefused(counts.problem if isinstance(counts, Unreadable) else "is no channel")
+
+
+def _channel_record(channel: ChannelCounts) -> dict[str, Any]:
+    return {
+        "address": channel.address, "messages": channel.length, "accepted": channel.accepted,
+        "hand_made": channel.hand_made, "last_entry_id": format_id(channel.last_id),
+        "last_ms": channel.last_ms,
+    }  # fmt: skip
 
 
 async def _show(
@@ -166,6 +202,11 @@ def _phase(consumer: ConsumerView) -> Text:
     return Text(consumer.phase, "green" if consumer.phase == "serving" else "yellow")
 
 
+def _policies(declared: Mapping[str, Policy]) -> RenderableType:
+    lines = [f"policy  {place}: {policy_text(policy)}" for place, policy in declared.items()]
+    return Text("\n".join(lines), "dim")
+
+
 def _later(view: InboxView) -> RenderableType:
     text = Text(f"due   {view.due:,}")
     if view.next_due_in_ms is not None:
@@ -208,6 +249,16 @@ def _ledger(view: InboxView) -> RenderableType:
 
 
 # --- all addresses ---
+
+
+def _render_channels(channels: list[ChannelCounts]) -> list[RenderableType]:
+    if not channels:
+        return []
+    table = new_table("channels", ["address", ">in its log", ">accepted", "last message"])
+    for channel in channels:
+        last = "" if channel.last_ms is None else moment(channel.last_ms)
+        table.add_row(channel.address, count(channel.length), count(channel.accepted), last)
+    return [table]
 
 
 def _render_totals(found: list[AddressTotals]) -> RenderableType:

@@ -12,12 +12,12 @@ from agentbus.broker.connection import Broker
 from agentbus.broker.inspection import Tail, TailedEntry, known_addresses
 from agentbus.broker.keys import SOURCES
 from agentbus.cli.output import Output, colour_of, moment, shown_content
-from agentbus.cli.session import OK, TIMEOUT, address_of, open_broker, open_bus, say, settings_with
-from agentbus.errors import BrokerUnavailable, InvalidTopic
+from agentbus.cli.session import OK, TIMEOUT, inbox_of, open_broker, open_bus, say, settings_with
+from agentbus.errors import BrokerUnavailable, InvalidTopic, InvalidValue
 from agentbus.message.backoff import Backoff
 from agentbus.message.durations import readable, seconds
 from agentbus.message.message import Message
-from agentbus.message.topics import parse_address
+from agentbus.message.topics import is_channel, parse_address
 from agentbus.receive.delivery import Delivery
 
 
@@ -25,7 +25,7 @@ async def take_messages(
     name: str, count: int | None, timeout: str | None, *, url: str | None, prefix: str | None, as_json: bool
 ) -> int:
     """Take messages until ``count`` came, none came for ``timeout``, or Ctrl-C."""
-    inbox = address_of(name).partition(".")[2]
+    inbox = inbox_of(name).partition(".")[2]
     patience = None if timeout is None else seconds(timeout, "timeout")
     output = Output(as_json)
     async with open_bus(url, prefix) as bus, bus.pulling(inbox) as puller:
@@ -80,23 +80,28 @@ class TailPlan:
     def parse(self) -> tuple[str, str]:
         """Return the address, and the pattern of message types, ``*`` for all."""
         parts = self.pattern.split(".", 2)
-        if parts[0] != "agent" and len(parts) > 1:
-            raise InvalidTopic("pattern", f"{self.pattern!r} must begin with agent., as agent.reviewer.task")
         if any(mark in "".join(parts[:2]) for mark in "*?["):
             raise InvalidTopic(
-                "pattern", f"{self.pattern!r}: only the type may have a wildcard; name one inbox"
+                "pattern", f"{self.pattern!r}: only the type may have a wildcard; name one inbox or channel"
             )
-        return parse_address(".".join(parts[:2])), parts[2] if len(parts) > 2 else "*"
+        try:
+            address = parse_address(".".join(parts[:2]))
+        except InvalidValue as error:
+            raise InvalidTopic("pattern", f"in {self.pattern!r}, {error.problem}") from None
+        return address, parts[2] if len(parts) > 2 else "*"
 
 
 async def tail_messages(plan: TailPlan, *, url: str | None, prefix: str | None, as_json: bool) -> int:
-    """Show the last messages of an inbox, then those that arrive."""
+    """Show the last messages of an inbox or a channel, then those that arrive."""
     address, types = plan.parse()
+    if plan.dead and is_channel(address):
+        raise InvalidValue("dead", f"{address} is a channel, which has no dead letters; leave out --dead")
     space = settings_with(prefix).prefix
     output = Output(as_json)
     async with open_broker(url) as broker:
         if address not in await known_addresses(broker, space):
-            say(f"note: nothing was ever sent to {address}, and nobody has served it")
+            served = "" if is_channel(address) else ", and nobody has served it"
+            say(f"note: nothing was ever sent to {address}{served}")
         shown = 0
         async for entry in _entries(broker, space, address, plan):
             kind = entry.message.message_type if entry.message is not None else ""

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 def pub(  # noqa: PLR0913 - each is one option on the command line
-    topic: Annotated[str, typer.Argument(help="agent.<name>.<type>, for example agent.reviewer.task")],
+    topic: Annotated[
+        str, typer.Argument(help="agent.reviewer.task, or a channel's: system.announcements.pause")
+    ],
     body: Annotated[
         str | None, typer.Argument(help="JSON; with --text any text; - reads it from stdin.")
     ] = None,
@@ -68,6 +70,7 @@ def pub(  # noqa: PLR0913 - each is one option on the command line
       jq -c '.[]' prs.json | agentbus pub agent.reviewer.task --lines
       agentbus pub agent.reviewer.question '"ready?"' --request --timeout 10s
       agentbus pub agent.reviewer.task '{"pr": 7}' --key ci-7 --strict
+      agentbus pub system.announcements.pause '{"until": "noon"}'
 
     Prints message id, entry id, the durability reached, and whether anybody has ever served the address.
     Nobody has to: the message waits.

@@ -20,9 +20,12 @@ from agentbus.broker.embedded import EmbeddedSettings, find
 from agentbus.bus import Bus
 from agentbus.errors import (
     AgentBusError,
+    ArchiveUnavailable,
     BrokerUnavailable,
+    InvalidTopic,
     InvalidValue,
     NoBroker,
+    NoSuchAddress,
     NoSuchAgent,
     NoSuchDeadLetter,
     NoSuchSchedule,
@@ -30,7 +33,7 @@ from agentbus.errors import (
     RequestTimeout,
 )
 from agentbus.events import Event
-from agentbus.message.topics import parse_address
+from agentbus.message.topics import is_channel, parse_address
 from agentbus.settings import (
     EMBEDDED_URL,
     BusSettings,
@@ -51,11 +54,13 @@ _NO_BROKER = """no broker. Two ways out:
 
 _CODES: tuple[tuple[type[AgentBusError], int], ...] = (
     (InvalidValue, USAGE),
+    (NoSuchAddress, NOT_FOUND),
     (NoSuchAgent, NOT_FOUND),
     (NoSuchDeadLetter, NOT_FOUND),
     (NoSuchSchedule, NOT_FOUND),
     (NoBroker, UNAVAILABLE),
     (BrokerUnavailable, UNAVAILABLE),
+    (ArchiveUnavailable, UNAVAILABLE),
     (PublishTimeout, TIMEOUT),
     (RequestTimeout, TIMEOUT),
 )
@@ -195,5 +200,16 @@ def _show_event(event: Event) -> None:
 
 
 def address_of(name: str) -> str:
-    """Return ``agent.<name>`` for a name or an address."""
+    """Return ``agent.<name>`` for a name, and an address as it is."""
     return parse_address(name)
+
+
+def inbox_of(name: str) -> str:
+    """Return ``agent.<name>`` for a name or an inbox; a channel is refused with what to do instead."""
+    address = parse_address(name)
+    if is_channel(address):
+        raise InvalidTopic(
+            "name",
+            f"{address} is a channel, nobody takes work there; `agentbus tail {address}` shows its messages",
+        )
+    return address

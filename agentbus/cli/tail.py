@@ -12,7 +12,10 @@ from agentbus.cli.options import AsJson, Prefix, Url
 def tail(
     pattern: Annotated[
         str,
-        typer.Argument(help="An inbox (reviewer, agent.reviewer) or types in it (agent.reviewer.task.*)"),
+        typer.Argument(
+            help="An inbox (reviewer, agent.reviewer), a channel (system.announcements), or types in it "
+            "(agent.reviewer.task.*)"
+        ),
     ],
     last: Annotated[int, typer.Option("--last", "-n", min=0, help="Begin with the last so many.")] = 10,
     follow: Annotated[
@@ -24,7 +27,7 @@ def tail(
     prefix: Prefix = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show messages of an inbox as they arrive, without taking them.
+    """Show messages of an inbox or a channel as they arrive, without taking them.
 
     It follows all lanes, and `returned`, where a message shows again when it is tried again. It joins
     nothing: agents get every message all the same. A delayed message shows when it comes due.
@@ -33,6 +36,7 @@ def tail(
     Examples:
       agentbus tail reviewer
       agentbus tail agent.reviewer.task -n 50 --no-follow
+      agentbus tail system.announcements
       agentbus tail 'agent.reviewer.review.*' --dead | jq .message.message_id
     """
     from agentbus.cli.messages import TailPlan, tail_messages

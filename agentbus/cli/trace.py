@@ -12,7 +12,7 @@ from agentbus.cli.options import AsJson, Prefix, Url
 def trace(
     message_id: Annotated[str, typer.Argument(help="As `agentbus pub` printed it.")],
     address: Annotated[
-        str | None, typer.Option("--address", "-a", help="Search only this inbox; far quicker.")
+        str | None, typer.Option("--address", "-a", help="Search only this inbox or channel; far quicker.")
     ] = None,
     url: Url = None,
     prefix: Prefix = None,

@@ -12,10 +12,11 @@ from agentbus.broker.inspection import Place, Trace, known_addresses, trace_mess
 from agentbus.broker.inspection.tracing import Progress
 from agentbus.cli.output import Output, colour_of, moment, new_table, plural, shown_content
 from agentbus.cli.session import NOT_FOUND, OK, Failure, address_of, open_broker, say, settings_with
+from agentbus.message.message import Message
 
 _COLOURS = {
     "waiting": "cyan", "returned": "magenta", "in_flight": "yellow", "due": "blue", "dead": "red",
-    "ended": "green",
+    "ended": "green", "logged": "green",
 }  # fmt: skip
 _LONGEST_CONTENT = 200
 
@@ -74,7 +75,7 @@ def _print(trace: Trace, output: Output) -> None:
     message = trace.message
     if message is not None:
         sender = f" from {message.from_agent}" if message.from_agent else ""
-        output.text(f"{message.message_type}{sender} to agent.{message.to_agent}, {message.priority}", "bold")
+        output.text(f"{message.message_type}{sender} to {_recipient(message)}, {message.priority}", "bold")
         output.text(shown_content(message, _LONGEST_CONTENT), "dim")
     _print_places(trace, output)
     if trace.steps:
@@ -89,6 +90,10 @@ def _print(trace: Trace, output: Output) -> None:
             f"{failure.get('consumer')})",
             "red",
         )
+
+
+def _recipient(message: Message) -> str:
+    return message.channel or f"agent.{message.to_agent}"
 
 
 def _print_places(trace: Trace, output: Output) -> None:

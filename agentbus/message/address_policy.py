@@ -1,9 +1,10 @@
-"""The policy of an address: what holds for its messages unless a message says otherwise."""
+"""The policy of an address, or of one message type there: what holds unless a message says otherwise."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from agentbus.errors import InvalidValue
@@ -19,11 +20,25 @@ Archiving = Literal["required", "may_lose", "never"]
 Outcome = Literal["processed", "expired", "cancelled", "discarded", "resolved", "moved"]
 
 
+#: Those that are durations.
+DURATIONS = frozenset(
+    ("retry_delay", "acknowledgement_timeout", "ttl", "history_age", "dead_age", "dead_retry_delay")
+)
+_NUMBERS = frozenset(
+    ("max_retries", "limit", "history_messages", "history_bytes", "dead_limit", "dead_retries")
+)
+#: What a log can honour: `limit` is the most messages it may hold.
+_FOR_CHANNELS = frozenset(
+    ("durability", "limit", "history_messages", "history_age", "history_bytes", "archive")
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """Declared once per address and stored with it; what is left out keeps the library's default.
 
-    A message's own options win over the policy, a handler's own retry too.
+    A message's own options win over the policy, a handler's own retry too. Declared for a topic, it wins over
+    the policy of the address; `TOPIC_FIELDS` are those that a topic may have.
     """
 
     durability: Durability | None = None
@@ -62,14 +77,15 @@ class Policy:
             raise InvalidValue("archive", f"{self.archive!r} is not one of required, may_lose, never")
         if self.history_outcomes is not None:
             check_outcomes(self.history_outcomes)
-        for name in _DURATIONS:
+        for name in DURATIONS:
             value = getattr(self, name)
             if value is not None:
                 seconds(value, name)
         for name in _NUMBERS - {"max_retries"}:
             value = getattr(self, name)
             least = int(name in ("limit", "dead_limit"))
-            if value is not None and (not isinstance(value, int) or value < least):
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if value is not None and (not whole or value < least):
                 raise InvalidValue(name, f"must be a whole number of {least} or more, not {value!r}")
         self.retry(Retry())
 
@@ -85,10 +101,10 @@ class Policy:
 
     def check_for_channel(self, address: str) -> None:
         """Raise `InvalidValue` for the first field that only an inbox can honour."""
-        for field in fields(self):
-            if field.name not in _FOR_CHANNELS and getattr(self, field.name) is not None:
+        for name in self.declared():
+            if name not in _FOR_CHANNELS:
                 raise InvalidValue(
-                    field.name,
+                    name,
                     f"{address} is a channel, where nothing is handed out; a channel's policy has "
                     + ", ".join(sorted(_FOR_CHANNELS)),
                 )
@@ -101,44 +117,110 @@ class Policy:
     def to_fields(self) -> dict[str, str]:
         """Return what is stored: durations in whole milliseconds under ``<name>_ms``."""
         stored: dict[str, str] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name in FIELDS:
+            value = getattr(self, name)
             if value is None:
                 continue
-            if field.name in _DURATIONS:
-                stored[f"{field.name}_ms"] = str(milliseconds(value, field.name))
+            if name in DURATIONS:
+                stored[f"{name}_ms"] = str(milliseconds(value, name))
             elif isinstance(value, tuple):
                 # Sorted, so that the same outcomes in another order are no conflict.
-                stored[field.name] = " ".join(sorted(value))
+                stored[name] = " ".join(sorted(value))
             else:
-                stored[field.name] = str(value)
+                stored[name] = str(value)
         return stored
 
     @classmethod
     def from_fields(cls, stored: Mapping[str, str]) -> Policy:
         """Return the policy that was stored; raises `InvalidValue` for one written by hand that is none."""
         values: dict[str, Any] = {}
-        for field in fields(cls):
-            text = stored.get(f"{field.name}_ms" if field.name in _DURATIONS else field.name)
+        for name in FIELDS:
+            text = stored.get(f"{name}_ms" if name in DURATIONS else name)
             if text is None:
                 continue
             try:
-                values[field.name] = _parsed(field.name, text)
+                values[name] = _parsed(name, text)
             except ValueError as error:
-                raise InvalidValue(field.name, f"is stored as {text!r}, which is no number") from error
+                raise InvalidValue(name, f"is stored as {text!r}, which is no number") from error
         return cls(**values)
 
+    def declared(self) -> dict[str, Any]:
+        """Return the fields that are set."""
+        return {name: value for name in FIELDS if (value := getattr(self, name)) is not None}
 
-_DURATIONS = frozenset(
-    ("retry_delay", "acknowledgement_timeout", "ttl", "history_age", "dead_age", "dead_retry_delay")
-)
-_NUMBERS = frozenset(
-    ("max_retries", "limit", "history_messages", "history_bytes", "dead_limit", "dead_retries")
-)
-#: What a log can honour: `limit` is the most messages it may hold.
-_FOR_CHANNELS = frozenset(
-    ("durability", "limit", "history_messages", "history_age", "history_bytes", "archive")
-)
+
+#: The fields of a policy.
+FIELDS: tuple[str, ...] = tuple(each.name for each in fields(Policy))
+#: Those that can be declared for one message type. The others count or keep what a whole address holds.
+TOPIC_FIELDS = (
+    "durability", "acknowledgement", "max_retries", "retry_delay", "when_exhausted",
+    "acknowledgement_timeout", "ttl",
+)  # fmt: skip
+NO_POLICY = Policy()
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """What is declared for an address: for all of it, and for single message types."""
+
+    address: Policy = NO_POLICY
+    #: By message type: the policy in force, that is, with what the address fills in.
+    topics: Mapping[str, Policy] = field(default_factory=dict)
+
+    def of(self, message_type: str) -> Policy:
+        """Return the policy in force for one message type."""
+        return self.topics.get(message_type, self.address)
+
+    @property
+    def at_most_once(self) -> bool:
+        """Whether any message here may be settled before it is handled."""
+        return any(policy.acknowledgement == "none" for policy in (self.address, *self.topics.values()))
+
+    @classmethod
+    def from_fields(cls, stored: Mapping[str, str]) -> Policies:
+        """Return what was stored; raises `InvalidValue` for a policy written by hand that is none."""
+        scopes = by_scope(stored)
+        own = scopes.pop("", {})
+        topics = {scope: Policy.from_fields({**own, **set_there}) for scope, set_there in scopes.items()}
+        return cls(Policy.from_fields(own), topics)
+
+
+#: Where nothing is declared.
+NO_POLICIES = Policies()
+
+
+def by_scope(stored: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Sort stored fields by what they hold for: the empty text is the address, else a message type."""
+    scopes: dict[str, dict[str, str]] = {}
+    for name, value in stored.items():
+        scope, colon, own = name.rpartition(":")
+        if colon or name != "topics":
+            scopes.setdefault(scope, {})[own] = value
+    return scopes
+
+
+def check_scope(policy: Policy, topic: str) -> None:
+    """Raise `InvalidValue` for a field that a single message type cannot have."""
+    for name in policy.declared():
+        if name not in TOPIC_FIELDS:
+            address = ".".join(topic.split(".")[:2])
+            raise InvalidValue(name, f"holds for a whole address; declare it for {address}, not for {topic}")
+
+
+def parse_policy(given: Mapping[str, Any]) -> Policy:
+    """Return a policy from text or values by field; raises `InvalidValue` naming the first at fault."""
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in FIELDS:
+            raise InvalidValue(name, f"is no field of a policy; those are {', '.join(FIELDS)}")
+        values[name] = value
+        if name == "history_outcomes":
+            # `history_outcomes=` keeps no history at all.
+            values[name] = tuple(filter(None, value.split(","))) if isinstance(value, str) else tuple(value)
+        elif isinstance(value, str) and (name in _NUMBERS or name in DURATIONS):
+            with contextlib.suppress(ValueError):
+                values[name] = int(value) if name in _NUMBERS else float(value)
+    return Policy(**values)
 
 
 def check_outcomes(outcomes: object) -> None:
@@ -156,6 +238,6 @@ def check_outcomes(outcomes: object) -> None:
 def _parsed(name: str, text: str) -> Any:
     if name == "history_outcomes":
         return tuple(text.split())
-    if name in _DURATIONS:
+    if name in DURATIONS:
         return int(text) / 1000
     return int(text) if name in _NUMBERS else text

@@ -115,6 +115,14 @@ def parse_address(address: str) -> str:
     return f"{kind}.{check_name(name, 'address')}"
 
 
+def parse_scope(text: str) -> tuple[str, str]:
+    """Split an address or a topic into address and message type, which is empty for an address."""
+    if text.count(".") < 2:
+        return parse_address(text), ""
+    destination = parse_topic(text)
+    return destination.address, destination.message_type
+
+
 def parse_inbox(address: str) -> str:
     """Return ``agent.<name>`` after checking it; raise `InvalidTopic` for a channel, which holds no work."""
     found = parse_address(address)

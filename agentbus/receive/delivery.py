@@ -38,7 +38,7 @@ class Source:
         self.held: dict[bytes, Delivery] = {}
         #: Processed, to be settled with the next batch.
         self.finished: list[bytes] = []
-        #: Whether the address's policy wants messages settled before they are handled.
+        #: Whether the address's policy wants some messages settled before they are handled.
         self.at_most_once = False
 
 

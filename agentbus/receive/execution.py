@@ -45,8 +45,8 @@ class Surroundings:
     server_ms: Callable[[], float]
     #: How many instances serve an address now.
     siblings: Callable[[str], int]
-    #: The declared policy of an address.
-    policy: Callable[[str], Policy]
+    #: The declared policy of an address for a message type.
+    policy: Callable[[str, str], Policy]
 
 
 class Execution:
@@ -175,18 +175,22 @@ class Execution:
         return Outcome(kind, 0, "exhausted", detail, max_retries=policy.max_retries)
 
     def _retry_policy(self, delivery: Delivery) -> Retry:
-        """The message's own options win, then the handler's, then the address's, then the agent's."""
-        handler = self._agent.handler_for(delivery.message.message_type)
+        """The message's own options win, then the handler's, the topic's, the address's, the agent's."""
+        message_type = delivery.message.message_type
+        handler = self._agent.handler_for(message_type)
         if handler is not None and handler.retry is not None:
             policy = handler.retry
         else:
-            policy = self._around.policy(delivery.address).retry(self._agent.retry)
+            policy = self._around.policy(delivery.address, message_type).retry(self._agent.retry)
         return _with_options(policy, delivery.message)
 
     def at_most_once(self, delivery: Delivery) -> bool:
         """Whether the delivery is settled before it is handled."""
         required = delivery.message.delivery.get("require_ack")
-        return delivery.source.at_most_once if required is None else required is False
+        if required is not None:
+            return required is False
+        policy = self._around.policy(delivery.address, delivery.message.message_type)
+        return policy.acknowledgement == "none"
 
     # --- the call ---
 

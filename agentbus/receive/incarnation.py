@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from agentbus.broker.connection import Broker
 from agentbus.broker.inbox import Inbox, RawEntry
 from agentbus.broker.keys import SOURCES, addresses
-from agentbus.broker.policies import NO_POLICY, read_policy
+from agentbus.broker.policies import read_policies
 from agentbus.broker.retention import InboxRetention
 from agentbus.broker.wake import Announcer
 from agentbus.errors import (
@@ -30,7 +30,7 @@ from agentbus.errors import (
     StaleDelivery,
 )
 from agentbus.events import Events
-from agentbus.message.address_policy import Policy
+from agentbus.message.address_policy import NO_POLICIES, Policies, Policy
 from agentbus.message.backoff import Backoff
 from agentbus.message.durations import seconds
 from agentbus.receive.agent import Agent
@@ -126,7 +126,7 @@ class Incarnation:
             for inbox in inboxes
         }
         self._nudges = Nudges(grounds.broker, list(self.housekeepers.values()))
-        self._policies: dict[str, Policy] = {}
+        self._policies: dict[str, Policies] = {}
         self._runners: list[asyncio.Task[None]] = []
         self._children: list[asyncio.Task[None]] = []
         self._reader: asyncio.Task[None] | None = None
@@ -140,12 +140,12 @@ class Incarnation:
             # A full server refuses this, and must be drained all the same; it is repeated each minute.
             with contextlib.suppress(BrokerOutOfMemory):
                 await self._grounds.broker.execute("SADD", addresses(self._grounds.prefix), inbox.address)
-            self._policies[inbox.address] = await read_policy(inbox, self._grounds.events)
+            self._policies[inbox.address] = await read_policies(inbox, self._grounds.events)
             for source in self._sources:
                 if source.inbox is inbox:
-                    source.at_most_once = self._policies[inbox.address].acknowledgement == "none"
+                    source.at_most_once = self._policies[inbox.address].at_most_once
             sent_at = clock()
-            joined = await inbox.join(self.consumer)
+            joined = await inbox.join(self.consumer, round(self.lease.seconds * 1000))
             self.lease.answered(sent_at, joined.server_ms)
             if not joined.served_before:
                 unserved.append(inbox.address)
@@ -369,9 +369,9 @@ class Incarnation:
                 names = [inbox.address for inbox in self.lease.inboxes]
                 await self._grounds.broker.execute("SADD", addresses(self._grounds.prefix), *names)
 
-    def policy(self, address: str) -> Policy:
-        """The policy of an address, as it was when this consumer joined."""
-        return self._policies.get(address, NO_POLICY)
+    def policy(self, address: str, message_type: str) -> Policy:
+        """The policy of an address for a message type, as it was when this consumer joined."""
+        return self._policies.get(address, NO_POLICIES).of(message_type)
 
     def siblings(self, address: str) -> int:
         """How many instances serve an address."""

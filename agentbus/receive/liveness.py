@@ -47,7 +47,9 @@ class Sighting:
 class Observations:
     """What one process has seen of the consumers of one address.
 
-    A verdict needs a beat that stood still for a whole lease, all of it within one unbroken `Vigil`.
+    A verdict needs a beat that stood still for a whole lease, all of it within one unbroken `Vigil`. It is
+    the longer of the observer's own lease and of the one that the consumer gave: an agent whose handlers stop
+    its beats for long has said so, and others do not know its settings.
     """
 
     def __init__(self, lease_seconds: float) -> None:
@@ -64,7 +66,13 @@ class Observations:
                 seen[consumer] = Sighting(beat, now)
                 continue
             seen[consumer] = before
-            if now - max(before.since, vigil_since) >= self._lease:
+            if now - max(before.since, vigil_since) >= max(self._lease, _promised(beat)):
                 dead.append((consumer, beat))
         self._seen = seen
         return dead
+
+
+def _promised(beat: str) -> float:
+    """Return the lease in seconds that a beat carries; 0 when it carries none."""
+    parts = beat.split(" ")
+    return int(parts[3]) / 1000 if len(parts) == 4 and parts[3].isdigit() else 0.0

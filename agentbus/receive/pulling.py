@@ -141,7 +141,7 @@ class Puller:
         pulled = PulledDelivery(inner)
         loop = asyncio.get_running_loop()
         finished = _Finish(incarnation, inner)
-        timeout = self._patience(inner.address)
+        timeout = self._patience(inner)
         limit = loop.call_later(timeout, self._timed_out, inner, finished, timeout)
         finished.limit = limit
         inner.on_settled = finished.done
@@ -154,9 +154,10 @@ class Puller:
         weakref.finalize(pulled, dropped).atexit = False
         return pulled
 
-    def _patience(self, address: str) -> float:
-        """Seconds a delivery may stay unsettled: the address's policy, else the agent's setting."""
-        declared = self._subscriber.policy(address).acknowledgement_timeout
+    def _patience(self, inner: Delivery) -> float:
+        """Seconds a delivery may stay unsettled: the declared policy, else the agent's setting."""
+        policy = self._subscriber.policy(inner.address, inner.message.message_type)
+        declared = policy.acknowledgement_timeout
         chosen = self._subscriber.agent.settings.pulled_timeout if declared is None else declared
         return seconds(chosen, "pulled_timeout")
 

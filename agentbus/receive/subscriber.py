@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from agentbus.broker.policies import NO_POLICY
 from agentbus.errors import BrokerUnavailable
-from agentbus.message.address_policy import Policy
+from agentbus.message.address_policy import NO_POLICY, Policy
 from agentbus.message.backoff import Backoff
 from agentbus.receive.agent import Agent
 from agentbus.receive.context import Publish
@@ -102,9 +101,9 @@ class Subscriber:
         assert self._incarnation is not None
         return self._incarnation.lease.server_ms()
 
-    def policy(self, address: str) -> Policy:
-        """The declared policy of an address this subscriber serves."""
-        return self._incarnation.policy(address) if self._incarnation is not None else NO_POLICY
+    def policy(self, address: str, message_type: str) -> Policy:
+        """The declared policy of an address this subscriber serves, for one message type."""
+        return self._incarnation.policy(address, message_type) if self._incarnation is not None else NO_POLICY
 
     def _siblings(self, address: str) -> int:
         return self._incarnation.siblings(address) if self._incarnation is not None else 1

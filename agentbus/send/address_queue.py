@@ -211,7 +211,7 @@ class AddressQueue:
                 self._note_answer(batch, answer, after_failure=backoff.failures > 0)
                 if (first := first_due(batch, answer)) is not None:
                     # Before the callers hear of it: what they do next may count on the time they asked for.
-                    await self._announcer.announce(self._target.address, *first)
+                    await self._announcer.announce(self._target.address, first)
 
     async def _attempt(self, again: bool) -> BatchAnswer | None:
         """Send the flying batch once; None when the broker cannot take it now."""
@@ -330,6 +330,8 @@ class AddressQueue:
             return "stream"
         if outgoing.durability is not None:
             return outgoing.durability
+        if " " in policy:
+            policy = _level_of_type(policy, outgoing.destination.message_type)
         # A policy written by hand may say anything; the message is stored, so it must not raise here.
         if policy in DURABILITIES:
             return check_durability(policy)
@@ -346,3 +348,9 @@ class AddressQueue:
         reached = await self._durabilities.reach(level, max(0.001, latest - loop.time()))
         for part, stored in parts:
             part.answer(stored._replace(durability=reached))
+
+
+def _level_of_type(policy: str, message_type: str) -> str:
+    """Return the level for one message type out of ``<level> <type>=<level> …``."""
+    level, *topics = policy.split(" ")
+    return dict(topic.split("=", 1) for topic in topics if "=" in topic).get(message_type, level)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 from agentbus.broker.inbox import BatchAnswer
 from agentbus.errors import KeyConflict, NoSuchAgent, PublishRefused, PublishTimeout, QueueFull
 from agentbus.send.batch import Batch
 from agentbus.send.stored import Stored, Waiting
-
-_TIMES = ("at", "delay")
 
 
 def verdicts(batch: Batch, answer: BatchAnswer, limit: int) -> list[Stored | Exception]:
@@ -27,28 +22,18 @@ def verdicts(batch: Batch, answer: BatchAnswer, limit: int) -> list[Stored | Exc
     return results
 
 
-def first_due(batch: Batch, answer: BatchAnswer) -> tuple[int | None, int | None] | None:
-    """Return when the first delayed message of a batch comes due; None when it stored none of them.
+def first_due(batch: Batch, answer: BatchAnswer) -> int | None:
+    """Return when the first delayed message of a batch comes due, in ms of the server's clock.
 
-    As (server time in ms, ms from when the batch was stored), each None when no message has it: whoever
-    stores a delay does not know the server's clock.
+    None when it stored no delayed one; 0, which is now, when the batch was stored before and nobody knows.
     """
     if not batch.options:
         return None
     if answer.kind == "recovered":
-        # When it was stored nobody knows any more: let somebody look now.
-        delayed = any("at" in option or "delay" in option for option in _options(batch.parts))
-        return (None, 0) if delayed else None
-    stored = zip(batch.parts, answer.results, strict=True)
-    options = _options(part for part, result in stored if result.startswith(b"due "))
-    if not options:
-        return None
-    times = (min((option[name] for option in options if name in option), default=None) for name in _TIMES)
-    return next(times), next(times)
-
-
-def _options(parts: Iterable[Waiting]) -> list[dict[str, Any]]:
-    return [part.outgoing.option for part in parts if part.outgoing.option is not None]
+        options = [part.outgoing.option or {} for part in batch.parts]
+        return 0 if any("at" in option or "delay" in option for option in options) else None
+    times = (int(text.rpartition(b" ")[2]) for text in answer.results if text.startswith(b"due "))
+    return min(times, default=None)
 
 
 def _verdict(part: Waiting, text: bytes, known: bool, limit: int) -> Stored | Exception:

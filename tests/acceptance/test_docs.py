@@ -192,6 +192,7 @@ async def test_every_key_on_the_server_of_a_busy_bus_is_in_the_catalogue_with_it
         await bus.publish("agent.reviewer.task", 1, key="one", durability="disk")
         await bus.publish("agent.reviewer.task", 1, key="two", delay="1h")
         assert await bus.request("agent.reviewer.task", 3) == 3
+        await bus.publish("channel.design.note", 1, key="three")
         await _until(server, "EXISTS", "agentbus:{agent.reviewers}:dead")
         keys = (await _ask(server, "--scan")).split()
         assert len(keys) > 20

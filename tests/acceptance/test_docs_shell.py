@@ -77,6 +77,7 @@ def test_every_command_is_in_the_guide() -> None:
     guide = (ROOT / "docs" / "guides" / "cli.md").read_text()
     table = guide[guide.index("| Command |") :]
     names = {command.name or command.callback.__name__ for command in app.registered_commands}
+    names |= {group.name for group in app.registered_groups}
     assert names == set(re.findall(r"`([a-z]+)`", "\n".join(row.split("|")[1] for row in _rows(table))))
 
 

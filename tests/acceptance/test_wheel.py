@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agentbus import __version__
-from tests.acceptance.programs import ROOT, Home, embedded_home
+from tests.acceptance.programs import ROOT, Finished, Home, embedded_home
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,7 +30,17 @@ pytestmark = pytest.mark.skipif(
 )
 
 #: Names that a user may well give to files of their own, and that agentbus or a service of it has too.
-HOSTILE = ("router", "workers", "message", "settings", "errors", "events", "broker", "keeper", "server_line")
+HOSTILE = (
+    "router",
+    "workers",
+    "message",
+    "settings",
+    "errors",
+    "events",
+    "broker",
+    "keeper",
+    "server_line",
+)
 
 PROGRAM = """
 import asyncio, pathlib, agentbus
@@ -61,10 +73,14 @@ class Installed:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the wheel, without the network: with the hatchling that is installed."""
-    target = tmp_path_factory.mktemp("wheel")
-    build = "import sys; from hatchling.build import build_wheel; print(build_wheel(sys.argv[1]))"
+    return build("wheel", ROOT, tmp_path_factory.mktemp("wheel"))
+
+
+def build(kind: str, source: Path, target: Path) -> Path:
+    """Build a wheel or an sdist of a source tree."""
+    program = f"import sys; from hatchling.build import build_{kind} as build; print(build(sys.argv[1]))"
     name = subprocess.run(
-        [sys.executable, "-c", build, str(target)], cwd=ROOT, check=True, capture_output=True, text=True
+        [sys.executable, "-c", program, str(target)], cwd=source, check=True, capture_output=True, text=True
     )
     return target / name.stdout.split()[-1]
 
@@ -98,8 +114,14 @@ def home(default_server: ServerBinary) -> Iterator[Home]:
 def hostile(tmp_path: Path) -> Path:
     """A folder whose files carry the names of ours and fail when they are imported."""
     for name in HOSTILE:
-        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name}.py of the user was imported')\n")
+        (tmp_path / f"{name}.py").write_text(_trap(name))
     return tmp_path
+
+
+def _trap(name: str) -> str:
+    """Return a module that leaves a trace when it is imported, and fails."""
+    trace = "import pathlib; pathlib.Path(__file__).with_suffix('.imported').touch()"
+    return f"{trace}\nraise SystemExit('{name} of the user was imported')\n"
 
 
 def _clean_environment() -> dict[str, str]:
@@ -121,6 +143,24 @@ def test_every_module_of_the_checkout_is_in_the_wheel(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as opened:
         names = set(opened.namelist())
     assert {str(path.relative_to(ROOT)) for path in (ROOT / "agentbus").rglob("*.py")} <= names
+
+
+def test_the_services_are_inside_of_the_package_with_all_their_modules(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as opened:
+        carried = {name for name in opened.namelist() if name.startswith("agentbus/_services/")}
+    modules = {path.relative_to(ROOT) for path in (ROOT / "workers").rglob("*") if path.is_file()}
+    ours = {str(path) for path in modules if "__pycache__" not in path.parts}
+    assert carried == {f"agentbus/_services/{name}" for name in ours}
+    assert "workers/__main__.py" in ours
+
+
+def test_a_wheel_built_from_the_sdist_is_the_same(wheel: Path, tmp_path: Path) -> None:
+    with tarfile.open(build("sdist", ROOT, tmp_path)) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (source,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    (tmp_path / "out").mkdir()
+    with zipfile.ZipFile(build("wheel", source, tmp_path / "out")) as again, zipfile.ZipFile(wheel) as first:
+        assert sorted(again.namelist()) == sorted(first.namelist())
 
 
 def test_the_installed_library_serves_from_a_folder_with_files_named_like_ours(
@@ -169,3 +209,35 @@ def test_the_installed_command_says_its_version_and_sends_from_such_a_folder(
         AGENTBUS_PREFIX=prefix,
     )
     assert (seen.returncode, "hello" in seen.stdout) == (0, True), seen.stderr
+
+
+def test_up_runs_the_workers_of_the_wheel_and_nothing_of_the_user(
+    installed: Installed, hostile: Path, default_server: ServerBinary
+) -> None:
+    # Beside a program of the user's own this one would be found, by every Python; beside a command never.
+    (hostile / "redis.py").write_text(_trap("redis"))
+    # A package, too: a folder goes before a file of the same name.
+    (hostile / "workers").mkdir()
+    for module in ("__init__", "__main__"):
+        (hostile / "workers" / f"{module}.py").write_text(_trap("workers"))
+    with embedded_home(default_server.path) as home:
+        home.environment.pop("PYTHONPATH")
+
+        def run(*arguments: str) -> Finished:
+            finished = home.run([installed.command, *arguments], hostile)
+            assert finished.returncode == 0, finished.stderr + finished.stdout
+            return finished
+
+        told = json.loads(run("up", "--detach").stdout)
+        (worker,) = (json.loads(line) for line in run("workers").stdout.splitlines())
+        assert worker["pid"] == told["workers"]["pid"] is not None
+        assert worker["phase"] == "running"
+        search_path = _environment_of(worker["pid"])["PYTHONPATH"]
+        assert search_path == str(installed.packages / "agentbus" / "_services")
+        assert not list(hostile.rglob("*.imported")), "a file of the user was imported"
+        run("down")
+
+
+def _environment_of(pid: int) -> dict[str, str]:
+    listed = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    return dict(line.split("=", 1) for line in listed if "=" in line)

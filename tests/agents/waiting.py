@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 Value = TypeVar("Value")
 
 
+@overload
 async def eventually(
-    check: Callable[[], Value | Awaitable[Value]], within: float = 10.0, pause: float = 0.01
-) -> Value:
+    check: Callable[[], Awaitable[Value]], within: float = 10.0, pause: float = 0.01
+) -> Value: ...
+@overload
+async def eventually(check: Callable[[], Value], within: float = 10.0, pause: float = 0.01) -> Value: ...
+async def eventually(check: Callable[[], Any], within: float = 10.0, pause: float = 0.01) -> Any:
     """Return the first true value of ``check``; fail with its last value after ``within`` seconds."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + within
     while True:
-        found: Any = check()
+        found = check()
         value = await found if inspect.isawaitable(found) else found
         if value:
             return value

@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 import time
 from functools import partial
+from typing import Any
 
 from agentbus import Bus
 from agentbus.broker.embedded import ServerBinary
 from agentbus.broker.inbox import BatchAnswer
 from agentbus.errors import BrokerUnavailable
+from agentbus.message.topics import Destination
 from agentbus.send.address_queue import AddressQueue
 from tests.chaos.checker import Verdict, check
 from tests.chaos.gate import Gate
@@ -27,26 +29,30 @@ class ForgetfulBus(Bus):
         publisher = self.publisher
         honest = publisher._open_queue
 
-        def open_queue(address: str) -> AddressQueue:
-            return _make_forgetful(honest(address))
+        def open_queue(destination: Destination) -> AddressQueue:
+            queue = honest(destination)
+            queue._target = _Forgetful(queue)
+            return queue
 
         publisher._open_queue = open_queue  # type: ignore[method-assign]
 
 
-def _make_forgetful(queue: AddressQueue) -> AddressQueue:
-    inbox = queue._inbox
-    honest = inbox.publish
+class _Forgetful:
+    """What a queue stores its batches in, without the guard."""
 
-    async def publish(*arguments: object) -> BatchAnswer:
+    def __init__(self, queue: AddressQueue) -> None:
+        self._queue = queue
+        self._honest = queue._target
+        self.address = queue._target.address
+
+    async def publish(self, *arguments: Any) -> BatchAnswer:
+        """Store one batch; after a lost reply begin to count anew."""
         try:
-            return await honest(*arguments)  # type: ignore[arg-type]
+            return await self._honest.publish(*arguments)
         except BrokerUnavailable:
             # Without this line the same positions are sent again, and the server answers from its record.
-            queue._new_producer()
+            self._queue._new_producer()
             raise
-
-    inbox.publish = publish  # type: ignore[method-assign,assignment]
-    return queue
 
 
 def settle_before_the_work(

@@ -23,6 +23,7 @@ from agentbus.errors import (
     PolicyConflict,
     PublishRefused,
     QueueFull,
+    WrongKeyType,
 )
 from agentbus.message.address_policy import Policy
 from agentbus.message.codec import decode
@@ -206,7 +207,24 @@ async def test_a_log_of_another_type_refuses_and_names_the_key(
         await log.client.set(log.keys.log, "a string")
         with pytest.raises(PublishRefused, match=r":log is a string, not a stream"):
             await bus.publish(f"{address}.note", "a")
+        with pytest.raises(WrongKeyType, match=r":log is a string, not a stream"):
+            await bus.trace("any", address)
         assert await log.ledger() == {}
+        # Others search all addresses of this server.
+        await log.client.delete(log.keys.log)
+
+
+async def test_a_log_that_ends_in_mid_batch_refuses_the_rest_and_keeps_the_books(
+    broker: BrokerForTests, unique: Unique
+) -> None:
+    address = f"channel.{unique('end')}"
+    async with Bus(broker.url) as bus, look(broker.url, address) as log:
+        largest = 2**64 - 1
+        await log.client.xadd(log.keys.log, {"message": "{}"}, id=f"{largest}-{largest - 1}")
+        results = await bus.publish_many(f"{address}.note", ["fits", "late", "later"])
+        assert [type(result) for result in results] == [Stored, PublishRefused, PublishRefused]
+        assert "agentbus doctor" in str(results[1])
+        assert await log.ledger() == {"accepted": 1, "added:log": 1}
 
 
 @pytest.mark.parametrize("bucket", ["keys_even", "keys_odd"])

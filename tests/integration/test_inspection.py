@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from agentbus import Agent, AgentSettings, Bus, Delivery, Reject, Retry, WrongKeyType
 from agentbus.broker.inbox import Inbox
-from agentbus.broker.inspection import Tail, TailedEntry, inspect_inbox
+from agentbus.broker.inspection import Tail, TailedEntry, inspect_inbox, totals_of
 from agentbus.broker.inspection.look import LARGEST, take_look
 from agentbus.broker.keys import InboxKeys, inbox_keys
 from agentbus.broker.repair import repair_lanes
@@ -70,6 +70,24 @@ async def test_the_ledger_closes_over_every_way_a_message_can_go(
 async def nothing_moves(bus: Bus, name: str) -> bool:
     view = await bus.inspect(name)
     return view.waiting == view.in_flight == 0
+
+
+async def test_the_totals_of_a_lane_that_the_server_has_lost_count_of_come_from_the_ledger(
+    opened: Bus, unique: Callable[[str], str]
+) -> None:
+    name = unique("lost")
+    keys = keys_of(opened, name)
+    await opened.publish_many(f"agent.{name}.task", range(100))
+    lane = keys.sources[3]
+    await command(opened, "XGROUP", "CREATE", lane, "inbox", "0")
+    reply = await command(opened, "XREADGROUP", "GROUP", "inbox", "c", "COUNT", 2, "STREAMS", lane, ">")
+    handled, gone = (entry[0] for entry in reply[0][1])
+    await command(opened, "XACK", lane, "inbox", handled, gone)
+    await command(opened, "XDEL", lane, gone)
+    await command(opened, "HINCRBY", keys.ledger, "processed", 2)
+    assert (await take_look(opened.rooms.broker, keys)).streams[3].lag is None
+    totals = await totals_of(opened.rooms.broker, opened.settings.prefix, f"agent.{name}")
+    assert totals.waiting == (await opened.inspect(name)).waiting == 98
 
 
 async def test_a_waiting_entry_that_somebody_deletes_shows_as_unaccounted_for(

@@ -14,6 +14,7 @@ import pytest
 from pydantic import BaseModel
 
 from agentbus.broker.keys import CATALOGUE
+from agentbus.broker.policy_store import PolicyStore
 from agentbus.bus import Bus
 from agentbus.errors import (
     BodyNotSerializable,
@@ -359,7 +360,7 @@ async def test_whatever_is_written_is_in_the_catalogue_of_keys(
     async with open_office(server.url) as office, look_at(server.url, address) as eyes:
         await office.publisher.publish(f"{address}.task", 1, key="a", priority="critical")
         await office.publisher.publish(f"{address}.task", 1, key="b", delay="1h")
-        await inbox_of(office, address).declare({"limit": "10"})
+        await PolicyStore(office.broker, PREFIX).declare(address, "", {"limit": "10"}, {})
         written = [key.decode() for key in await eyes.client.keys("*")]
         types = {key: (await eyes.client.type(key)).decode() for key in written}
 

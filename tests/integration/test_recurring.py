@@ -181,6 +181,18 @@ async def test_one_that_cannot_be_read_does_not_keep_others_from_ticking(bus: Bu
     assert await bus.rooms.broker.execute("ZSCORE", ticking, "no address") is None
 
 
+async def test_many_that_cannot_tick_do_not_keep_one_from_ticking_that_can(bus: Bus) -> None:
+    store = ScheduleStore(bus.rooms.broker, bus.settings.prefix, 1_000_000)
+    for number in range(150):
+        await store.add("agent.crowd", f"broken-{number}", b"nonsense", 1_000)
+    await bus.schedules.add("agent.crowd.task", "{{tick_number}}", "interval:1")
+    async with recurring(bus) as (role,):
+        await until(lambda: _has(bus, "agent.crowd", 2))
+        steps = role.report.steps
+    assert (await contents(bus, "agent.crowd"))[:2] == [1, 2]
+    assert steps < 60, "it waits between its looks"
+
+
 async def test_an_ended_schedule_goes_when_its_day_is_over(bus: Bus) -> None:
     soon = datetime.now(UTC) + timedelta(milliseconds=200)
     added = await bus.schedules.add("agent.gone.task", 1, f"at:{soon.isoformat()}")

@@ -15,6 +15,7 @@ from agentbus import Agent, Bus, BusSettings, PublisherSettings, QueueFull, Reje
 from agentbus.archive.connection import Database
 from agentbus.archive.reader import ArchivedMessage, ArchiveQuery, ArchiveReader
 from agentbus.broker.archiving import ArchivedInbox, ArchiveSwitch
+from agentbus.broker.inspection.kept import Window
 from agentbus.broker.worker_registry import WorkerRegistry
 from agentbus.message.address_policy import Policy
 from agentbus.testing import BrokerForTests
@@ -41,7 +42,7 @@ async def archived(bus: Bus, dsn: str, address: str) -> list[ArchivedMessage]:
     database = Database(dsn)
     try:
         reader = ArchiveReader(database, bus.settings.prefix)
-        return await reader.page(ArchiveQuery(address, newest_first=False), 100_000)
+        return await reader.page(ArchiveQuery(address, Window(None, None, newest_first=False)), 100_000)
     finally:
         await database.close()
 

@@ -15,7 +15,10 @@ from agentbus.cli.messages import TailPlan
 from agentbus.cli.output import age, count, moment, plural
 from agentbus.errors import InvalidTopic
 
-COMMANDS = ("up", "down", "pub", "sub", "tail", "inbox", "trace", "doctor", "run", "schedule", "version")
+COMMANDS = (
+    "up", "down", "pub", "sub", "tail", "inbox", "trace", "doctor", "run", "workers", "policy",
+    "schedule", "version",
+)  # fmt: skip
 ROOT = Path(__file__).parents[2]
 
 

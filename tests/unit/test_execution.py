@@ -36,7 +36,7 @@ class Around:
             answer=self.answer,
             server_ms=lambda: NOW_MS,
             siblings=lambda address: self.siblings,
-            policy=lambda address: Policy(),
+            policy=lambda address, message_type: Policy(),
         )
 
 

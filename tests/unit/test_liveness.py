@@ -94,6 +94,20 @@ def test_a_name_that_went_and_came_back_is_new() -> None:
     assert seen.look(8 * LOOK, {"a": "7"}) == []
 
 
+def test_a_consumer_with_a_longer_lease_is_given_its_time_and_one_with_a_shorter_the_observers() -> None:
+    seen, found = Observer(), dict[str, float]()
+    beats = {
+        "patient": "7 0 serving 9000",
+        "hasty": "7 0 serving 500",
+        "old": "7 0 serving",
+        "odd": "7 0 a b",
+    }
+    for step in range(20):
+        for name, _ in seen.look(step * LOOK, beats):
+            found.setdefault(name, step * LOOK)
+    assert found == {"hasty": LEASE, "old": LEASE, "odd": LEASE, "patient": 9.0}
+
+
 def test_only_the_dead_one_among_many_is_named() -> None:
     seen = Observer()
     found = []

@@ -5,6 +5,11 @@ CREATE TABLE messages (
     -- What every key of the deployment begins with: several may share a database.
     prefix text COLLATE "C" NOT NULL,
     address text COLLATE "C" NOT NULL,
+    -- Its point in the order of history: the id of the record that tells of the end (in a channel of the entry),
+    -- and its place in that record.
+    ended_ms numeric(20) NOT NULL,
+    ended_seq numeric(20) NOT NULL,
+    ended_index integer NOT NULL,
     -- Where it was in the broker when it ended: the stream, and the two halves of the entry id.
     stream text COLLATE "C" NOT NULL,
     entry_ms numeric(20) NOT NULL,
@@ -37,8 +42,9 @@ CREATE TABLE messages (
     UNIQUE (ended_at, prefix, address, stream, entry_ms, entry_seq)
 ) PARTITION BY RANGE (ended_at);
 
-CREATE INDEX messages_history ON messages (prefix, address, entry_ms, entry_seq, stream);
-CREATE INDEX messages_address ON messages (prefix, address, ended_at);
+CREATE INDEX messages_history ON messages (prefix, address, ended_ms, ended_seq, ended_index);
+-- Whether a message is there already, whenever it ended.
+CREATE INDEX messages_entry ON messages (prefix, address, entry_ms, entry_seq, stream);
 CREATE INDEX messages_message_id ON messages (message_id);
 CREATE INDEX messages_correlation_id ON messages (correlation_id) WHERE correlation_id IS NOT NULL;
 CREATE INDEX messages_topic ON messages (topic, ended_at);

@@ -88,6 +88,7 @@ def _plan(settings: EmbeddedSettings, places: Places, binary: ServerBinary) -> s
     }
     for name in ("log", "state", "pidfile", "keeper_lock", "data_lock", "start_lock"):
         plan[name] = str(getattr(places, name))
+    plan["workers"] = [str(path) for path in (places.workers_order, places.workers_state, places.workers_log)]
     return json.dumps(plan)
 
 

@@ -40,6 +40,21 @@ class Places:
         return self.folder / "broker.pid"
 
     @property
+    def workers_order(self) -> Path:
+        """What the keeper is to do about workers; removed as soon as it is read."""
+        return self.folder / "workers.order"
+
+    @property
+    def workers_state(self) -> Path:
+        """The workers that the keeper looks after, as JSON."""
+        return self.folder / "workers.json"
+
+    @property
+    def workers_log(self) -> Path:
+        """What the workers say."""
+        return self.folder / "workers.log"
+
+    @property
     def start_lock(self) -> Path:
         """Held by whoever starts or stops the broker, only while doing it."""
         return self.folder / "start.lock"

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote
 
+from agentbus.broker.embedded.attached import end_workers
 from agentbus.broker.embedded.command import log_tail
 from agentbus.broker.embedded.launch import launch_keeper
 from agentbus.broker.embedded.places import Places, open_places
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 #: The name of our own connections in the server's list.
 CONTROL_NAME = "agentbus-control"
 KEEPER_NAME = "agentbus-keeper"
+#: Workers are there for others: alone they are no use of the broker.
+WORKERS_NAME = "agentbus:workers:"
 
 _POLL_SECONDS = 0.02
 
@@ -100,6 +103,8 @@ def _stop(settings: EmbeddedSettings, force: bool) -> RunningBroker | None:
             return None
         if not force:
             _refuse_if_used(state)
+        if state.get("host") == sockets.gethostname() and not _is_free(places.keeper_lock):
+            end_workers(places, state["keeper_pid"], deadline)
         _end(places, state, deadline)
         return _describe(places, state)
 
@@ -120,10 +125,9 @@ def _other_clients(listing: str) -> tuple[ConnectedClient, ...]:
     clients = []
     for row in listing.splitlines():
         fields = dict(field.partition("=")[::2] for field in row.split(" "))
-        if fields.get("name") not in (CONTROL_NAME, KEEPER_NAME):
-            clients.append(
-                ConnectedClient(fields.get("name", ""), fields.get("addr", ""), int(fields.get("age", 0)))
-            )
+        name = fields.get("name", "")
+        if name not in (CONTROL_NAME, KEEPER_NAME) and not name.startswith(WORKERS_NAME):
+            clients.append(ConnectedClient(name, fields.get("addr", ""), int(fields.get("age", 0))))
     return tuple(clients)
 
 

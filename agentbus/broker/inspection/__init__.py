@@ -1,9 +1,17 @@
 """Read-only views of what Redis holds. Nothing here joins a group, takes work or writes a key.
 
-``look``: one address in one atomic read. ``inbox_view``: the same for people, with the ledger. ``tracing``:
-every place of one message. ``tailing``: what arrives. ``health``: what the server says of itself.
+``look``: one address in one atomic read. ``inbox_view``: the same for people, with the ledger. ``counts``:
+many addresses in numbers. ``tracing``: every place of one message. ``tailing``: what arrives. ``health``:
+what the server says of itself.
 """
 
+from agentbus.broker.inspection.counts import (
+    ChannelCounts,
+    Counts,
+    InboxCounts,
+    Unreadable,
+    count_addresses,
+)
 from agentbus.broker.inspection.health import Latency, ServerHealth, measure_latency, read_health
 from agentbus.broker.inspection.inbox_view import (
     AddressTotals,
@@ -21,7 +29,10 @@ from agentbus.broker.inspection.tracing import Place, Step, Trace, trace_message
 
 __all__ = [
     "AddressTotals",
+    "ChannelCounts",
     "ConsumerView",
+    "Counts",
+    "InboxCounts",
     "InboxView",
     "LaneView",
     "Latency",
@@ -34,6 +45,8 @@ __all__ = [
     "Tail",
     "TailedEntry",
     "Trace",
+    "Unreadable",
+    "count_addresses",
     "inspect_inbox",
     "known_addresses",
     "measure_latency",

@@ -126,7 +126,7 @@ class InboxView:
 
 @dataclass(frozen=True, slots=True)
 class AddressTotals:
-    """One line of the list of addresses. ``waiting`` is the server's count, not a walk."""
+    """One line of the list of addresses. ``waiting`` is the server's count or the ledger's, not a walk."""
 
     address: str
     waiting: int
@@ -153,7 +153,7 @@ def totals(address: str, look: Look) -> AddressTotals:
     """Return the totals of what was seen in one look."""
     return AddressTotals(
         address=address,
-        waiting=sum(_estimated_waiting(stream) for stream in look.streams),
+        waiting=_estimated_waiting(look),
         in_flight=sum(stream.pending for stream in look.streams),
         due=look.due,
         dead=look.dead,
@@ -164,10 +164,18 @@ def totals(address: str, look: Look) -> AddressTotals:
     )
 
 
-def _estimated_waiting(stream: StreamLook) -> int:
-    if stream.page_is_all or stream.lag is None:
-        return len(stream.page)
-    return stream.lag
+def _estimated_waiting(look: Look) -> int:
+    counts = [len(stream.page) if stream.page_is_all else stream.lag for stream in look.streams]
+    known = sum(count for count in counts if count is not None)
+    if None not in counts:
+        return known
+    # The server has lost count of a lane: what must be here by the ledger tells.
+    counted = look.ledger.get
+    arrived = counted("accepted", 0) + sum(
+        stream.added - counted(f"added:{stream.name}", 0) for stream in look.streams
+    )
+    gone = sum(counted(name, 0) for name in ENDINGS) + counted("vanished", 0) + look.dead + look.due
+    return max(known, arrived - gone - sum(stream.pending for stream in look.streams))
 
 
 async def inspect_inbox(broker: Broker, prefix: str, address: str) -> InboxView:
@@ -287,7 +295,8 @@ def parse_beat(text: str | None) -> tuple[int | None, int | None, str]:
     if text is None:
         return None, None, "gone"
     counter, _, rest = text.partition(" ")
-    lag, _, phase = rest.partition(" ")
+    lag, _, rest = rest.partition(" ")
+    phase, _, _ = rest.partition(" ")
     if not counter.isdigit() or not lag.isdigit():
         return None, None, f"unreadable: {text}"
     return int(counter), int(lag), phase

@@ -9,10 +9,11 @@ from typing import Any
 
 from agentbus.broker.connection import Argument, Broker, Link
 from agentbus.broker.inspection.look import EntryId, fields_of, format_id, parse_id
-from agentbus.broker.keys import SOURCES, inbox_keys
+from agentbus.broker.keys import SOURCES, channel_keys, inbox_keys
 from agentbus.errors import MalformedMessage
 from agentbus.message.codec import decode
 from agentbus.message.message import Message
+from agentbus.message.topics import is_channel
 
 _BLOCK_MS = 2_000
 #: Entries of one stream in one read.
@@ -24,7 +25,7 @@ class TailedEntry:
     """One entry as it stands in its stream."""
 
     address: str
-    #: ``returned``, a lane's priority, or ``dead``.
+    #: ``returned``, a lane's priority, or ``dead``; ``log`` of a channel.
     stream: str
     entry_id: str
     #: When it was added, by the server's clock, in ms; made up if the entry was made by hand.
@@ -37,15 +38,12 @@ class TailedEntry:
 
 
 class Tail:
-    """Follows all streams of one inbox by plain reads; it never joins a group."""
+    """Follows all streams of one inbox, or the log of a channel, by plain reads; it never joins a group."""
 
     def __init__(self, broker: Broker, prefix: str, address: str, *, dead: bool = False) -> None:
         self._broker = broker
         self._address = address
-        keys = inbox_keys(prefix, address)
-        self._streams: dict[str, str] = dict(zip(SOURCES, keys.sources, strict=True))
-        if dead:
-            self._streams["dead"] = keys.dead
+        self._streams = _streams_of(prefix, address, dead)
         self._positions: dict[str, EntryId] = {}
         self._link: Link = broker.open_link()
 
@@ -87,6 +85,15 @@ class Tail:
     async def close(self) -> None:
         """Close the connection."""
         await self._link.close()
+
+
+def _streams_of(prefix: str, address: str, dead: bool) -> dict[str, str]:
+    """Return the streams to follow, by name."""
+    if is_channel(address):
+        return {"log": channel_keys(prefix, address).log}
+    keys = inbox_keys(prefix, address)
+    streams = dict(zip(SOURCES, keys.sources, strict=True))
+    return {**streams, "dead": keys.dead} if dead else streams
 
 
 def entry_of(address: str, stream: str, entry: Sequence[Any]) -> TailedEntry:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from agentbus.broker.channel import wrong_channel_types
 from agentbus.broker.connection import Broker
 from agentbus.broker.inspection.look import (
     EntryId,
@@ -22,10 +23,11 @@ from agentbus.broker.inspection.look import (
     take_look,
 )
 from agentbus.broker.inspection.tailing import TailedEntry, entry_of, read_state
-from agentbus.broker.keys import GROUP, SOURCES, InboxKeys, inbox_keys
-from agentbus.errors import MalformedMessage
+from agentbus.broker.keys import GROUP, SOURCES, ChannelKeys, InboxKeys, channel_keys, inbox_keys
+from agentbus.errors import MalformedMessage, WrongKeyType
 from agentbus.message.codec import decode
 from agentbus.message.message import Message
+from agentbus.message.topics import is_channel
 
 _PAGE = 500
 #: Links between hand-backs that are followed to the past.
@@ -42,9 +44,9 @@ class Place:
     """Where a message is, or where it ended."""
 
     address: str
-    #: ``waiting``, ``returned``, ``in_flight``, ``due``, ``dead`` or ``ended``.
+    #: ``waiting``, ``returned``, ``in_flight``, ``due``, ``dead`` or ``ended``; ``logged`` in a channel.
     status: str
-    #: The lane's priority, ``returned``, ``due``, ``dead`` or ``ended``.
+    #: The lane's priority, ``returned``, ``due``, ``dead`` or ``ended``; ``log`` of a channel.
     stream: str
     entry_id: str
     #: Server time in ms: waiting or held since, due at, dead or ended at; None when no record is left.
@@ -108,7 +110,11 @@ async def trace_message(
     for index, address in enumerate(addresses):
         if progress is not None:
             progress(index, len(addresses), address)
-        search = _Search(broker, inbox_keys(prefix, address), message_id)
+        search: _Search | _LogSearch = (
+            _LogSearch(broker, channel_keys(prefix, address), message_id)
+            if is_channel(address)
+            else _Search(broker, inbox_keys(prefix, address), message_id)
+        )
         await search.run()
         message = message or search.message
         places += search.places
@@ -129,7 +135,6 @@ class _Search:
         self._broker = broker
         self._keys = keys
         self._id = message_id
-        self._needle = message_id.encode()
         self.message: Message | None = None
         self.places: list[Place] = []
         self.steps: list[Step] = []
@@ -165,24 +170,10 @@ class _Search:
     # --- streams ---
 
     async def _entries_in(self, name: str, key: str) -> AsyncIterator[TailedEntry]:
-        async for raw in self._pages(key):
-            # The id may also be another message's cause or conversation: only the decoded one counts.
-            if any(self._needle in value for value in raw[1] or ()):
-                entry = entry_of(self._keys.address, name, raw)
-                if entry.message is not None and entry.message.message_id == self._id:
-                    yield entry
-
-    async def _pages(self, key: str) -> AsyncIterator[Sequence[Any]]:
-        position, size = "-", 10
-        while True:
-            entries = await self._broker.execute("XRANGE", key, position, "+", "COUNT", size)
-            for entry in entries:
+        async for raw in _pages(self._broker, key):
+            entry = _entry_with(self._id, self._keys.address, name, raw)
+            if entry is not None:
                 yield entry
-            if len(entries) < size:
-                return
-            position = f"({entries[-1][0].decode()}"
-            average = sum(len(value) for entry in entries for value in entry[1] or ()) // size + 1
-            size = max(1, min(_PAGE, 1024 * 1024 // average))
 
     async def _place(self, entry: TailedEntry, stream: StreamLook, look: Look) -> Place:
         entry_id = parse_id(entry.entry_id)
@@ -251,7 +242,7 @@ class _Search:
     # --- records ---
 
     async def _read_outcomes(self) -> None:
-        async for entry_id, flat in self._pages(self._keys.outcomes):
+        async for entry_id, flat in _pages(self._broker, self._keys.outcomes):
             record = _Record.read(entry_id, flat)
             whole = record.message_id == self._id
             for stream, held_id in record.entries:
@@ -305,6 +296,58 @@ class _Search:
             return None
         stream, held_id = record.entries[place]
         return record, stream, held_id
+
+
+class _LogSearch:
+    """The search for one message in the log of a channel."""
+
+    def __init__(self, broker: Broker, keys: ChannelKeys, message_id: str) -> None:
+        self._broker = broker
+        self._keys = keys
+        self._id = message_id
+        self.message: Message | None = None
+        self.places: list[Place] = []
+        #: A log has no outcomes: nobody takes anything out of it.
+        self.steps: list[Step] = []
+
+    async def run(self) -> None:
+        try:
+            await self._read_log()
+        except WrongKeyType as error:
+            wrong = await wrong_channel_types(self._broker, self._keys)
+            raise WrongKeyType("; ".join(wrong)) from error
+
+    async def _read_log(self) -> None:
+        async for raw in _pages(self._broker, self._keys.log):
+            entry = _entry_with(self._id, self._keys.address, "log", raw)
+            if entry is not None:
+                self.message = self.message or entry.message
+                self.places.append(
+                    Place(entry.address, "logged", "log", entry.entry_id, entry.at_ms, None, "", "", 0)
+                )
+
+
+async def _pages(broker: Broker, key: str) -> AsyncIterator[Sequence[Any]]:
+    """Yield every entry of a stream, read in pages that follow the size of the bodies."""
+    position, size = "-", 10
+    while True:
+        entries = await broker.execute("XRANGE", key, position, "+", "COUNT", size)
+        for entry in entries:
+            yield entry
+        if len(entries) < size:
+            return
+        position = f"({entries[-1][0].decode()}"
+        average = sum(len(value) for entry in entries for value in entry[1] or ()) // size + 1
+        size = max(1, min(_PAGE, 1024 * 1024 // average))
+
+
+def _entry_with(message_id: str, address: str, stream: str, raw: Sequence[Any]) -> TailedEntry | None:
+    """Return an entry if it is the message with this id."""
+    # The id may also be another message's cause or conversation: only the decoded one counts.
+    if not any(message_id.encode() in value for value in raw[1] or ()):
+        return None
+    entry = entry_of(address, stream, raw)
+    return entry if entry.message is not None and entry.message.message_id == message_id else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 -- Makes a consumer known at an address, with the groups it reads from.
 --
 -- KEYS   1 alive   2 ledger   3 returned   4..8 lane:critical .. lane:background
--- ARGV   1 consumer
+-- ARGV   1 consumer   2 its lease in ms, '' when it has not said
 -- Returns {'joined', server time in ms, ms since when the address is served, 1 if it was served before}
 --         {'taken'}   the name is in use
 --
@@ -18,5 +18,5 @@ for i = 3, 8 do
 end
 local now = now_ms()
 local first = redis.call('HSETNX', KEYS[2], 'served', now)
-redis.call('HSET', KEYS[1], ARGV[1], '0 0 serving')
+redis.call('HSET', KEYS[1], ARGV[1], '0 0 serving' .. (ARGV[2] ~= '' and ' ' .. ARGV[2] or ''))
 return {'joined', now, tonumber(redis.call('HGET', KEYS[2], 'served')), 1 - first}

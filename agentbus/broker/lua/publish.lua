@@ -4,6 +4,7 @@
 --@include due
 --@include room
 --@include window
+--@include topic_policy
 -- Stores one frozen batch of one publisher.
 --
 -- KEYS   1 producer record   2 ledger   3 lanes   4 due   5 delayed   6 dead
@@ -12,7 +13,9 @@
 --        3 life of the producer record (ms)   4 most unsettled messages   5 window of keys (ms)
 --        6 options: '' or JSON {"<index>": {id, ttl, delay, at, key, digest, strict}} (ms)
 --        7 nudge channel   8 .. the messages (JSON text)
--- Returns {'stored', served, durability by policy or '', entry id or '!refusal' …}   in order of the messages
+-- Returns {'stored', served, durability by policy or '', result …}   in order of the messages: an entry id,
+--         'due <id> <time in ms>', or '!refusal'; the durability goes on with ` <type>=<level>` for each
+--         message type that has its own
 --         {'recovered', served, durability, refusals as JSON}   this batch was stored before
 --         {'gap', last}                                   positions are missing or repeated; nothing written
 --
@@ -25,9 +28,11 @@ local first, digits = tonumber(ARGV[1]), ARGV[2]
 local count = #digits
 local record_ms, limit, window = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 
-local policy = redis.call('HMGET', KEYS[15], 'limit', 'ttl_ms', 'durability')
+local policy = redis.call('HMGET', KEYS[15], 'limit', 'ttl_ms', 'durability', 'topics')
 limit = tonumber(policy[1]) or limit
 local default_ttl, durability = tonumber(policy[2]), policy[3] or ''
+local topic_ttls
+if policy[4] then topic_ttls, durability = topic_policies(KEYS[15], policy[4], durability) end
 local room, served = room_left(KEYS[2], KEYS[6], limit, count)
 
 local record = redis.call('GET', KEYS[1])
@@ -42,7 +47,7 @@ end
 if first ~= last + 1 then return {'gap', last} end
 
 local options = ARGV[6] ~= '' and cjson.decode(ARGV[6]) or nil
-local now = (options or default_ttl) and now_ms()
+local now = (options or default_ttl or topic_ttls) and now_ms()
 local refused, any_refused = {}, false
 local added = {0, 0, 0, 0, 0}
 local results = {'stored', served, durability}
@@ -80,19 +85,20 @@ local function store_delayed(option, lane, message, state, due)
   return failed(name) and name or 'due ' .. name
 end
 
-local function store_special(option, lane, message)
+local function store_special(option, lane, message, policy_ttl)
   if option.strict and served == 0 then return '!unknown' end
   local seen = seen_key(option)
   if seen then return '!' .. seen end
   local state = {}
-  local ttl = option.ttl or default_ttl
+  local ttl = option.ttl or policy_ttl
   if ttl then state.expires = now + ttl end
   local due = option.at or (option.delay and now + option.delay)
   if due and due > now then
     if state.expires and state.expires <= due then return '!expires' end
     local stored = store_delayed(option, lane, message, state, due)
-    if not failed(stored) then remember_key(option, stored, true) end
-    return stored
+    if failed(stored) then return stored end
+    remember_key(option, stored, true)
+    return string.format('%s %.0f', stored, due)
   end
   local stored = add_entry(KEYS[9 + lane], message, state)
   if not failed(stored) then
@@ -104,12 +110,13 @@ end
 
 for i = 1, count do
   local lane = string.byte(digits, i) - 47
-  local option = options and options[tostring(i)] or default_ttl and {}
+  local ttl = topic_ttls and topic_ttls[type_of(ARGV[7 + i])] or default_ttl
+  local option = options and options[tostring(i)] or ttl and {}
   local stored
   if room <= 0 then
     stored = '!full'
   elseif option then
-    stored = store_special(option, lane, ARGV[7 + i])
+    stored = store_special(option, lane, ARGV[7 + i], ttl)
   else
     stored = redis.pcall('XADD', KEYS[9 + lane], '*', 'message', ARGV[7 + i])
     if not failed(stored) then added[lane] = added[lane] + 1 end

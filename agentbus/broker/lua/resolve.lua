@@ -14,7 +14,7 @@ for _, value in ipairs({'letter', ARGV[2], 'resolved_at', now_ms(), 'resolution'
   fields[#fields + 1] = value
 end
 local id = redis.call('XADD', KEYS[3], '*', unpack(fields))
-keep_for_notice(KEYS[5], KEYS[1], ARGV[2], letter)
+keep_for_notice(KEYS[5], announced_until(KEYS[1]), ARGV[2], letter)
 redis.call('XDEL', KEYS[2], ARGV[2])
 redis.call('HINCRBY', KEYS[1], 'resolved', 1)
 redis.call('XADD', KEYS[4], '*', 'consumer', ARGV[1], 'outcome', 'resolved', 'resolved', id)

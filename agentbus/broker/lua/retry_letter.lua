@@ -18,6 +18,7 @@ local PLACE = {critical = 6, high = 7, normal = 8, low = 9, background = 10}
 local MOST_BYTES = 1048576
 local by, counter, replacement = ARGV[1], ARGV[2], ARGV[3]
 local now, bytes, retried, results = now_ms(), 0, {}, {}
+local announced, added_to, seen = announced_until(KEYS[1]), {}, {}
 
 -- What the new life keeps of the old one: the first failure, how often it was handed out again, and its time
 -- to live if that is not over.
@@ -33,7 +34,7 @@ local function reborn(text)
 end
 
 local function retry(id)
-  local letter = letter_fields(KEYS[2], id)
+  local letter = not seen[id] and letter_fields(KEYS[2], id)
   if not letter then return 'gone' end
   local message = replacement ~= '' and replacement or letter.message
   if not message or message == '' then return 'malformed' end
@@ -44,10 +45,9 @@ local function retry(id)
   local lane = PLACE[letter.lane] and letter.lane or 'normal'
   local added = add_entry(KEYS[PLACE[lane]], message, reborn(letter.state))
   if failed(added) then return 'refused ' .. KEYS[PLACE[lane]] .. ': ' .. added.err end
-  redis.call('HINCRBY', KEYS[1], 'added:' .. lane, 1)
-  redis.pcall('ZADD', KEYS[3], 'NX', now + ALLOWANCE[lane], lane)
-  keep_for_notice(KEYS[5], KEYS[1], id, letter)
-  redis.call('XDEL', KEYS[2], id)
+  keep_for_notice(KEYS[5], announced, id, letter)
+  added_to[lane] = (added_to[lane] or 0) + 1
+  seen[id] = true
   bytes = bytes + #message
   retried[#retried + 1] = id
   return 'retried ' .. lane .. ' ' .. added
@@ -57,6 +57,11 @@ for i = 4, #ARGV do
   results[#results + 1] = bytes >= MOST_BYTES and 'later' or retry(ARGV[i])
 end
 if #retried > 0 then
+  redis.call('XDEL', KEYS[2], unpack(retried))
+  for lane, count in pairs(added_to) do
+    redis.call('HINCRBY', KEYS[1], 'added:' .. lane, count)
+    redis.pcall('ZADD', KEYS[3], 'NX', now + ALLOWANCE[lane], lane)
+  end
   redis.call('HINCRBY', KEYS[1], 'redriven', #retried)
   redis.call('XADD', KEYS[4], '*', 'consumer', by, 'outcome', 'redriven', 'dead', table.concat(retried, ' '))
 end

@@ -2,6 +2,7 @@
 --@include clock
 --@include entry
 --@include room
+--@include topic_policy
 -- Lets one tick of a schedule happen: adds its message and advances to the next tick.
 --
 -- KEYS   1 ticks   2 schedules   3 ledger   4 policy   5 the lane or the log that takes the message
@@ -30,7 +31,7 @@ end
 local now = now_ms()
 if expected > now then return {'early', now} end
 local schedule = decode_state(redis.call('HGET', KEYS[2], id .. ':state'))
-local policy = redis.call('HMGET', KEYS[4], 'limit', 'ttl_ms')
+local policy = redis.call('HMGET', KEYS[4], 'limit', 'ttl_ms', 'topics')
 local limit = tonumber(policy[1]) or tonumber(ARGV[5])
 -- Asked before anything is written: an error after a write would leave half a story.
 redis.call('HGET', KEYS[3], 'accepted')
@@ -38,7 +39,8 @@ redis.call('HGET', KEYS[3], 'accepted')
 local function send()
   local room = lane == 'log' and limit - redis.call('XLEN', KEYS[5]) or room_left(KEYS[3], KEYS[7], limit, 1)
   if room <= 0 then return {'full'} end
-  local state, ttl = {}, tonumber(ARGV[6]) or tonumber(policy[2])
+  local topic_ttls = policy[3] and topic_policies(KEYS[4], policy[3], '') or {}
+  local state, ttl = {}, tonumber(ARGV[6]) or topic_ttls[type_of(message)] or tonumber(policy[2])
   if ttl and lane ~= 'log' then state.expires = now + ttl end
   local entry = add_entry(KEYS[5], message, state)
   if failed(entry) then return {'refused', KEYS[5] .. ': ' .. entry.err} end

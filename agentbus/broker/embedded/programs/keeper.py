@@ -1,8 +1,9 @@
 """Program: keeps the broker that a user's processes share.
 
-Starts the server, restarts it when it crashes, ends it when nobody has used it for a while. Belongs to no
-terminal and to no parent. Its one argument is a plan as JSON; on standard output it tells its starter
-one line: ``ready``, ``taken`` (another keeper is at work) or ``failed: <reason>``.
+Starts the server, restarts it when it crashes, ends it when nobody has used it for a while. Looks after the
+workers beside it, if somebody ordered some. Belongs to no terminal and to no parent. Its one argument is a
+plan as JSON; on standard output it tells its starter one line: ``ready``, ``taken`` (another keeper is at
+work) or ``failed: <reason>``.
 """
 
 from __future__ import annotations
@@ -23,12 +24,16 @@ if TYPE_CHECKING:
 
     from agentbus.broker.embedded.programs.server_line import ServerLine, ServerSaidNo, answers
     from agentbus.broker.embedded.programs.server_process import end_server, start_server
+    from agentbus.broker.embedded.programs.workers_process import WorkerFiles, WorkersProcess
 else:
     from server_line import ServerLine, ServerSaidNo, answers
     from server_process import end_server, start_server
+    from workers_process import WorkerFiles, WorkersProcess
 
 #: Its own connections are no use of the broker; stop() leaves them out by this name.
 CLIENT_NAME = "agentbus-keeper"
+#: Nor are those of workers, which are there for others.
+WORKERS_NAME = "agentbus:workers:"
 
 #: A server that ends this often within ``_CRASH_WINDOW_SECONDS`` will not be helped by one more start.
 _MOST_CRASHES = 5
@@ -54,6 +59,8 @@ class Plan:
     idle_seconds: float
     #: Written to the state file together with the process ids.
     facts: dict[str, Any]
+    #: Order, state and log of the workers.
+    workers: tuple[str, str, str]
 
 
 class UseWatch:
@@ -63,6 +70,7 @@ class UseWatch:
         self._socket = socket
         self._line: ServerLine | None = None
         self._connections: int | None = None
+        self._of_workers: set[str] = set()
         self._last_use = time.monotonic()
 
     def idle_seconds(self) -> float:
@@ -86,14 +94,30 @@ class UseWatch:
             self._line.close()
         self._line = self._connections = None
 
+    def forgive(self) -> None:
+        """Take the connections made since the last look for those of workers that died."""
+        try:
+            self._connections = None if self._line is None else self._made()
+        except (OSError, ServerSaidNo):
+            self.forget()
+
     def _look(self) -> bool:
         if self._line is None:
             self._line = ServerLine(self._socket, name=CLIENT_NAME, timeout=1.0)
-        connections = int(self._line.info("stats")["total_connections_received"])
-        others = int(self._line.info("clients")["connected_clients"]) - 1
-        used = others > 0 or connections != self._connections
-        self._connections = connections
+        connections = self._made()
+        clients = [row.split(" ") for row in self._line.ask("CLIENT", "LIST").splitlines()]
+        workers = {
+            row[0] for row in clients if any(field.startswith(f"name={WORKERS_NAME}") for field in row)
+        }
+        others = len(clients) - len(workers) - 1
+        visits = None if self._connections is None else connections - self._connections
+        used = others > 0 or visits is None or visits > len(workers - self._of_workers)
+        self._connections, self._of_workers = connections, workers
         return used
+
+    def _made(self) -> int:
+        assert self._line is not None
+        return int(self._line.info("stats")["total_connections_received"])
 
 
 class Keeper:
@@ -105,6 +129,7 @@ class Keeper:
         self._server: subprocess.Popen[bytes] | None = None
         self._crashes: deque[float] = deque(maxlen=_MOST_CRASHES)
         self._use = UseWatch(plan.socket)
+        self._workers = WorkersProcess(WorkerFiles(*plan.workers))
         self._told_to_end = False
         self._wake = wake_on_signals(self._be_told_to_end)
 
@@ -136,7 +161,9 @@ class Keeper:
         """Return when the server is to be no more; it may still run."""
         tick = min(5.0, self._plan.idle_seconds / 4)
         while not self._told_to_end:
-            self._pause(tick)
+            due = self._workers.seconds_to_next_start()
+            self._pause(tick if due is None else min(tick, due))
+            self._look_after_workers()
             if not os.path.exists(self._plan.state):  # noqa: PTH110 - plain strings here
                 say("the folder was removed, so nobody can find the broker any more, ending")
                 return
@@ -148,12 +175,21 @@ class Keeper:
 
     def leave(self) -> None:
         """End the server and remove what would lead somebody to it."""
+        # First of all, while the server still answers: so they can say that they leave.
+        self._workers.end()
         # Hung up first: a server that ends by itself would otherwise wait for nothing but this line.
         self._use.forget()
         if self._server is not None:
             end_server(self._server)
         for path in (self._plan.state, self._plan.socket, self._plan.pidfile):
             remove(path)
+
+    def _look_after_workers(self) -> None:
+        self._workers.look()
+        if self._workers.died:
+            # Or a set that dies again and again would keep the broker alive for ever.
+            self._workers.died = False
+            self._use.forgive()
 
     def _start_again(self, code: int) -> bool:
         self._use.forget()
@@ -200,14 +236,14 @@ class Keeper:
 
 
 def wake_on_signals(on_end: Any) -> int:
-    """Ignore the terminal, end on SIGTERM; return a descriptor that is readable after any signal."""
+    """Ignore Ctrl-C, look around on SIGHUP, end on SIGTERM; return what is readable after any signal."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    for ignored in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(ignored, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: on_end())
-    signal.signal(signal.SIGCHLD, lambda *_: None)
+    for noticed in (signal.SIGCHLD, signal.SIGHUP):
+        signal.signal(noticed, lambda *_: None)
     return reader
 
 

@@ -11,8 +11,11 @@ end
 
 -- What a notice of it would say stays in a list, where it leaves before a worker announced it; `announced` of
 -- the ledger (ms) is how far they came. Short, because a deployment without workers never empties it.
-local function keep_for_notice(unannounced, ledger, id, letter)
-  local announced = tonumber(redis.call('HGET', ledger, 'announced')) or 0
+local function announced_until(ledger)
+  return tonumber(redis.call('HGET', ledger, 'announced')) or 0
+end
+
+local function keep_for_notice(unannounced, announced, id, letter)
   if tonumber(string.match(id, '^%d+')) < announced then return end
   local ok, envelope = pcall(cjson.decode, letter.message or '')
   if not ok or type(envelope) ~= 'table' then envelope = {} end

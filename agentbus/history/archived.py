@@ -1,0 +1,82 @@
+"""The archive as the history reads it: connected when the first page needs it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from agentbus.broker.inspection.kept import Kept, Point, Stretch, Window
+from agentbus.history.query import HistoryQuery
+
+if TYPE_CHECKING:
+    from agentbus.archive.connection import Database
+    from agentbus.archive.reader import ArchivedMessage, ArchiveReader
+
+
+class LazyArchive:
+    """One deployment's archive. Nothing of it is imported or connected before somebody asks."""
+
+    def __init__(self, dsn: str, prefix: str) -> None:
+        self._dsn = dsn
+        self._prefix = prefix
+        self._database: Database | None = None
+
+    async def edge(self, address: str, *, newest: bool) -> Point | None:
+        """Return the point of the newest or the oldest message it has; None when it has none."""
+        return await self._reader().edge(address, newest=newest)
+
+    async def count(self, address: str, window: Window) -> int:
+        """Count its messages in a window."""
+        return await self._reader().count(address, window)
+
+    async def read(self, query: HistoryQuery, window: Window, most: int) -> Stretch:
+        """Return the next messages of a window that match a query."""
+        from agentbus.archive.reader import ArchiveQuery
+
+        asked = ArchiveQuery(query.address, window, query.type, query.sender, query.outcome, query.grep)
+        found = await self._reader().page(asked, most)
+        more = len(found) == most
+        return Stretch([_kept(one) for one in found], found[-1].point if more else None)
+
+    async def close(self) -> None:
+        """Disconnect; the next call connects again."""
+        database, self._database = self._database, None
+        if database is not None:
+            await database.close()
+
+    def _reader(self) -> ArchiveReader:
+        from agentbus.archive.connection import Database
+        from agentbus.archive.reader import ArchiveReader
+
+        if self._database is None:
+            self._database = Database(self._dsn)
+        return ArchiveReader(self._database, self._prefix)
+
+
+@asynccontextmanager
+async def open_archive(dsn: str | None, prefix: str) -> AsyncIterator[LazyArchive | None]:
+    """Open the archive of a connection string; None without one."""
+    archive = LazyArchive(dsn, prefix) if dsn else None
+    try:
+        yield archive
+    finally:
+        if archive is not None:
+            await archive.close()
+
+
+def _kept(row: ArchivedMessage) -> Kept:
+    detail = row.details.get("resolution")
+    return Kept(
+        point=row.point,
+        status="logged" if row.stream == "log" else "ended",
+        stream=row.stream,
+        entry_id=row.entry_id,
+        at_ms=row.ended_ms,
+        text=row.message,
+        outcome="" if row.stream == "log" else row.outcome,
+        consumer=row.consumer,
+        detail=detail if isinstance(detail, str) else "",
+        state=row.state,
+        attempts=row.attempts,
+    )

@@ -1,0 +1,1 @@
+"""How the whole bus does: every address in numbers, at one moment."""
