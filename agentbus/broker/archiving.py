@@ -191,10 +191,11 @@ class _Archived:
         first = await self._broker.execute("XRANGE", self._keys[2], _after(position.to), "+", "COUNT", 1)
         now = int(time[0]) * 1000 + int(time[1]) // 1000
         lag = max(0, now - time_of(first[0][0].decode())) if first else 0
-        names = ("archiving", "archived", "archive_missing", *sorted(TERMINAL))
+        names = ("archiving", "archived", "archive_missing", "forgiven", *sorted(TERMINAL))
         archiving, *counted = await self._broker.execute("HMGET", self._keys[1], *names)
-        archived, missing, *ended = (int(count or 0) for count in counted)
-        return Backlog(lag, max(0, sum(ended) - archived) if archiving == b"1" else 0, archived, missing)
+        archived, missing, forgiven, *ended = (int(count or 0) for count in counted)
+        unarchived = max(0, sum(ended) - archived - forgiven) if archiving == b"1" else 0
+        return Backlog(lag, unarchived, archived, missing)
 
 
 class ArchivedInbox(_Archived):
