@@ -83,7 +83,6 @@ class Reclaimed:
 
     moved: int
     more: bool
-    charged: bool
     #: Messages that became dead letters, as JSON text: their askers wait.
     dead: Sequence[bytes]
     #: How many of them are parked, because the address has as many dead letters as it may.
@@ -306,7 +305,7 @@ class Inbox:
         )  # fmt: skip
         return Call(load("promote"), touched, (most, window_ms))
 
-    async def reclaim(self, consumer: str, seen_beat: str, charge: bool = False) -> Reclaimed | None:
+    async def reclaim(self, consumer: str, seen_beat: str) -> Reclaimed | None:
         """Take what a dead consumer held, one step; ``seen_beat`` '' = its name is not in ``alive``."""
         keys = self.keys
         reply = await self._run(
@@ -315,11 +314,11 @@ class Inbox:
                 keys.alive, keys.started, keys.ledger, keys.dead, keys.outcomes, *keys.sources,
                 keys.due, keys.delayed, keys.resolved, keys.policy,
             ),
-            consumer, seen_beat, RECLAIM_STEP, FATAL_CRASHES, int(charge), keys.nudge,
+            consumer, seen_beat, RECLAIM_STEP, FATAL_CRASHES, keys.nudge,
         )  # fmt: skip
         if reply[0] == b"alive":
             return None
-        return Reclaimed(int(reply[1]), reply[2] == 1, reply[3] == 1, tuple(reply[5:]), int(reply[4]))
+        return Reclaimed(int(reply[1]), reply[2] == 1, tuple(reply[4:]), int(reply[3]))
 
     async def make_groups(self) -> bool:
         """Create streams and groups that were deleted; returns whether any was missing."""

@@ -149,7 +149,7 @@ async def test_eight_reclaimers_take_each_message_once_and_the_losers_are_told(b
         step = await look.inbox.reclaim("dead", beat)
         told.append(-1 if step is None else step.moved)
         while step is not None and step.more:
-            step = await look.inbox.reclaim("dead", "", charge=step.charged)
+            step = await look.inbox.reclaim("dead", "")
             told.append(0 if step is None else step.moved)
 
     await asyncio.gather(*[race() for _ in range(8)])
