@@ -249,7 +249,7 @@ class Inbox:
         return int(reply[1]) if reply[0] == b"postponed" else None
 
     async def bury(
-        self, consumer: str, entry: RawEntry, reason: str, detail: str, failure: str, max_retries: int
+        self, consumer: str, entry: RawEntry, reason: str, detail: str, failure: str, max_retries: int | None
     ) -> Burial | None:
         """Make a delivery a dead letter, parked if there is no room; None when it was settled before."""
         keys = self.keys
@@ -259,7 +259,8 @@ class Inbox:
                 keys.alive, keys.ledger, keys.dead, keys.outcomes, keys.sources[entry.source],
                 keys.due, keys.delayed, keys.resolved, keys.policy,
             ),
-            consumer, entry.entry_id, entry.source, reason, detail, failure, max_retries, keys.nudge,
+            consumer, entry.entry_id, entry.source, reason, detail, failure,
+            "" if max_retries is None else max_retries, keys.nudge,
         )  # fmt: skip
         self._check(reply)
         if reply[0] == b"parked":
