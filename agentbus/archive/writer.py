@@ -23,13 +23,12 @@ if TYPE_CHECKING:
 _NAMES = ", ".join(COLUMNS)
 _STAGE = "CREATE TEMPORARY TABLE incoming (LIKE messages INCLUDING DEFAULTS) ON COMMIT DROP"
 _COPY = f"COPY incoming ({_NAMES}) FROM STDIN"
-_INSERT = f"INSERT INTO messages ({_NAMES}) SELECT {_NAMES} FROM incoming"
-#: Entries of a settlement that lists more than it ended: an earlier record may have been theirs.
-_UNLESS_THERE = """ WHERE NOT EXISTS (
+#: An entry ends once. A row of it may have another time than this one all the same: where a settlement listed
+#: more than it ended, or where the broker came back with an older state and the message ended again.
+_INSERT = f"""INSERT INTO messages ({_NAMES}) SELECT {_NAMES} FROM incoming WHERE NOT EXISTS (
     SELECT 1 FROM messages there WHERE there.prefix = incoming.prefix AND there.address = incoming.address
     AND there.entry_ms = incoming.entry_ms AND there.entry_seq = incoming.entry_seq
-    AND there.stream = incoming.stream)"""
-_CONFLICT = " ON CONFLICT DO NOTHING"
+    AND there.stream = incoming.stream) ON CONFLICT DO NOTHING""".encode()
 _REFUSED = """INSERT INTO refused
     (prefix, address, stream, entry_id, ended_ms, outcome, consumer, raw, state, error)
     VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"""
@@ -62,7 +61,7 @@ class ArchiveWriter:
         """Drop partitions all of whose messages ended longer ago than ``keep``; returns their names."""
         return await self._partitions.drop_before(datetime.now(UTC) - keep)
 
-    async def write(self, messages: Sequence[Ended], *, unless_there: bool = False) -> Written:
+    async def write(self, messages: Sequence[Ended]) -> Written:
         """Commit some messages; what is there already stays as it is.
 
         A message that the table refuses is found by halving, and kept in the table ``refused``: it must not
@@ -70,43 +69,42 @@ class ArchiveWriter:
         """
         written = Written()
         if messages:
-            await self._write(messages, unless_there, written)
+            await self._write(messages, written)
         return written
 
-    async def _write(self, messages: Sequence[Ended], unless_there: bool, written: Written) -> None:
+    async def _write(self, messages: Sequence[Ended], written: Written) -> None:
         try:
-            written.added += await self._insert(messages, unless_there)
+            written.added += await self._insert(messages)
         except ArchiveRefused:
             # A partition that somebody dropped looks like a constraint: the next try makes it anew.
             self._partitions.forget()
             if len(messages) > 1:
                 middle = len(messages) // 2
-                await self._write(messages[:middle], unless_there, written)
-                await self._write(messages[middle:], unless_there, written)
+                await self._write(messages[:middle], written)
+                await self._write(messages[middle:], written)
             else:
-                await self._write_one(messages[0], unless_there, written)
+                await self._write_one(messages[0], written)
 
-    async def _write_one(self, message: Ended, unless_there: bool, written: Written) -> None:
+    async def _write_one(self, message: Ended, written: Written) -> None:
         try:
-            written.added += await self._insert([message], unless_there, bare=True)
+            written.added += await self._insert([message], bare=True)
         except ArchiveRefused as error:
             await self._set_aside(message, str(error))
             written.refused.append((message, str(error)))
 
-    async def _insert(self, messages: Sequence[Ended], unless_there: bool, bare: bool = False) -> int:
+    async def _insert(self, messages: Sequence[Ended], bare: bool = False) -> int:
         rows = [row_of(message, self._prefix) for message in messages]
         if bare:
             # JSON that jsonb does not take, by its depth or its numbers; the bytes are kept.
             rows = [replace(row, envelope=None, state=None, details=None) for row in rows]
         await self._partitions.ensure({month_of(row.ended_at) for row in rows})
-        insert = _INSERT + (_UNLESS_THERE if unless_there else "") + _CONFLICT
 
         async def add(connection: AsyncConnection[Any]) -> int:
             await connection.execute(_STAGE)
             async with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
                 for row in rows:
                     await copy.write_row([getattr(row, name) for name in COLUMNS])
-            added = await connection.execute(insert.encode())
+            added = await connection.execute(_INSERT)
             return added.rowcount
 
         return await self._database.run(add)
