@@ -126,7 +126,7 @@ class Archive(Role):
         try:
             taken = await self._transfer.take(source)
             for _ in range(_PARTS):
-                if not taken.more:
+                if not taken.more or self.ground.stopping.is_set():
                     return taken.any
                 await self._transfer.flush()
                 taken = await self._transfer.take(source)

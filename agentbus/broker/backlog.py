@@ -39,11 +39,11 @@ def backlog_call(archived: str, ledger: str, stream: str, policy: str, field_nam
 
 def backlog_of(reply: Sequence[Any]) -> Backlog:
     """Return what a look has found."""
-    age, has_border, counts, ended, archived, missing, policy = reply
+    age, has_border, counts, ended, archived, missing, forgiven, policy = reply
     items = iter(policy)
     return Backlog(
         lag_ms=max(0, age),
-        unarchived=max(0, ended - archived) if counts else 0,
+        unarchived=max(0, ended - archived - forgiven) if counts else 0,
         archived=archived,
         missing=missing,
         any=age >= 0,

@@ -58,7 +58,8 @@ class Circumstances:
             "command": f"`{self.command}`",
             "commit": self.commit,
             "server": f"{self.server.kind} {self.server.version}, a process of its own for each run",
-            "storage": f"append-only file on {_file_system()}; appendfsync everysec unless another is named",
+            "storage": f"append-only file on {_file_system()}; appendfsync everysec unless another is named; "
+            "mixed runs with everysec keep theirs in memory, where no sync stalls",
             "machine": f"{os.cpu_count()} cores, {_processor()}, {_memory()}, {platform.system()} "
             f"{platform.release()}",
             "Python and driver": f"{platform.python_version()}, redis-py {version('redis')}",

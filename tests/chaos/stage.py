@@ -23,6 +23,7 @@ from tests.chaos.books import Books
 from tests.chaos.history import History, Record, read_folder
 
 _ROOT = Path(__file__).resolve().parents[2]
+_SHARED_MEMORY = Path("/dev/shm")
 
 
 class RunFailed(AssertionError):
@@ -32,11 +33,16 @@ class RunFailed(AssertionError):
 class Stage:
     """Use as a context manager; on leaving, nothing it started is left."""
 
-    def __init__(self, binary: ServerBinary | None = None, appendfsync: str = "everysec") -> None:
+    def __init__(
+        self, binary: ServerBinary | None = None, appendfsync: str = "everysec", in_memory: bool = False
+    ) -> None:
+        """``in_memory``: keep the broker's files where no sync ever takes long, if there is such a place."""
         self.binary = binary or find_server()
         self.appendfsync = appendfsync
-        self.broker = PrivateBroker(self.binary, appendfsync=appendfsync)
-        self.folder = Path(tempfile.mkdtemp(prefix="agentbus-chaos-"))
+        place = _SHARED_MEMORY if in_memory and _SHARED_MEMORY.is_dir() else None
+        self.folder = Path(tempfile.mkdtemp(prefix="agentbus-chaos-", dir=place))
+        data = {"dir": str(self.folder)} if place else None
+        self.broker = PrivateBroker(self.binary, appendfsync=appendfsync, config=data)
         self.history = History(self.folder, "run")
         #: Processes that were killed, stopped or told to end on purpose.
         self._expected: set[int] = set()

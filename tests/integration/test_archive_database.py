@@ -202,7 +202,7 @@ async def test_rows_that_take_long_to_look_through_are_looked_through_few_at_a_t
     await ask(database, f"CREATE VIEW messages AS SELECT {names}, {slow} FROM stored")
     monkeypatch.setattr("agentbus.archive.reader._FILTER_SECONDS", 0.15)
     found = await parts(ArchiveReader(database, "p"), ArchiveQuery("agent.x", contains="nothing"), 10)
-    assert len(found) > 3 and not any(found)
+    assert len(found) >= 3 and not any(found)
     monkeypatch.setattr("agentbus.archive.reader._FILTER_SECONDS", 0.005)
     with pytest.raises(ArchiveTimeout):
         await parts(ArchiveReader(database, "p"), ArchiveQuery("agent.x", contains="nothing"), 10)
