@@ -15,7 +15,7 @@ from agentbus.archive.connection import Database
 from agentbus.archive.partitions import Partitions, month_of
 from agentbus.archive.rows import COLUMNS, clean, row_of
 from agentbus.broker.archiving import Ended
-from agentbus.errors import ArchiveRefused
+from agentbus.errors import ArchiveRefused, ArchiveTimeout
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -32,6 +32,9 @@ _INSERT = f"""INSERT INTO messages ({_NAMES}) SELECT {_NAMES} FROM incoming WHER
 _REFUSED = """INSERT INTO refused
     (prefix, address, stream, entry_id, ended_ms, outcome, consumer, raw, state, error)
     VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"""
+
+
+_MOST_ROWS = 10_000
 
 
 @dataclass(slots=True)
@@ -52,6 +55,8 @@ class ArchiveWriter:
         self._database = database
         self._prefix = prefix
         self._partitions = Partitions(database)
+        #: Rows of one statement: fewer where they take too long.
+        self._rows_at_once = _MOST_ROWS
 
     async def prepare(self) -> None:
         """Make the partitions that will be needed soon."""
@@ -59,7 +64,9 @@ class ArchiveWriter:
 
     async def drop_older_than(self, keep: timedelta) -> list[str]:
         """Drop partitions all of whose messages ended longer ago than ``keep``; returns their names."""
-        return await self._partitions.drop_before(datetime.now(UTC) - keep)
+        # Two clocks, and the earlier one counts: a clock that jumped ahead must not empty the archive.
+        now = min(datetime.now(UTC), await self._partitions.server_time())
+        return await self._partitions.drop_before(now - keep)
 
     async def write(self, messages: Sequence[Ended]) -> Written:
         """Commit some messages; what is there already stays as it is.
@@ -68,8 +75,19 @@ class ArchiveWriter:
         hold up the others. Raises `ArchiveUnavailable` or `ArchiveError`, and then parts may be committed.
         """
         written = Written()
-        if messages:
-            await self._write(messages, written)
+        left = messages
+        while left:
+            part = left[: self._rows_at_once]
+            try:
+                await self._write(part, written)
+            except ArchiveTimeout:
+                # Slow, not away: the same batch would never come through. What is committed is not doubled.
+                if len(part) == 1:
+                    raise
+                self._rows_at_once = max(1, len(part) // 4)
+            else:
+                left = left[len(part) :]
+                self._rows_at_once = min(_MOST_ROWS, self._rows_at_once + 1 + self._rows_at_once // 8)
         return written
 
     async def _write(self, messages: Sequence[Ended], written: Written) -> None:

@@ -379,6 +379,50 @@ async def test_a_statement_that_takes_too_long_is_unavailable(postgres_dsn: str)
     await database.close()
 
 
+async def trigger(database: Database, body: str) -> None:
+    """Let PostgreSQL do something with every new row."""
+    await ask(database, "CREATE FUNCTION each_row() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+                        f"{body}; RETURN NEW; END $$")  # fmt: skip
+    await ask(
+        database,
+        "CREATE TRIGGER each_row BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION each_row()",
+    )
+
+
+async def test_a_batch_that_takes_too_long_goes_in_smaller_ones(postgres_dsn: str) -> None:
+    database = Database(postgres_dsn, statement_seconds=0.4)
+    await migrate(database)
+    await trigger(database, "PERFORM agentbus.nap()")
+    await ask(database, "CREATE FUNCTION nap() RETURNS void LANGUAGE sql AS 'SELECT pg_sleep(0.004)'")
+    writer = ArchiveWriter(database, "p")
+    written = await writer.write([ended(number) for number in range(200)])
+    assert (written.added, written.refused) == (200, [])
+    assert len(await everything(database, by=1000)) == 200
+    await database.close()
+
+
+async def test_a_full_disk_is_no_reason_to_set_rows_aside(database: Database, writer: ArchiveWriter) -> None:
+    await trigger(database, "RAISE EXCEPTION 'no space left on device' USING ERRCODE = 'disk_full'")
+    with pytest.raises(ArchiveUnavailable, match="no space left"):
+        await writer.write([ended(1), ended(2)])
+    assert await ask(database, "SELECT count(*) FROM refused") == [(0,)]
+    await ask(database, "DROP TRIGGER each_row ON messages")
+    assert (await writer.write([ended(1), ended(2)])).added == 2
+
+
+async def test_a_clock_that_is_ahead_drops_nothing(
+    database: Database, writer: ArchiveWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + timedelta(days=4000)
+
+    await writer.prepare()
+    monkeypatch.setattr("agentbus.archive.writer.datetime", Ahead)
+    assert await writer.drop_older_than(timedelta(days=365)) == []
+
+
 async def test_a_lock_that_somebody_holds_delays_and_harms_nothing(
     database: Database, writer: ArchiveWriter, postgres_dsn: str
 ) -> None:
