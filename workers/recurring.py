@@ -173,6 +173,7 @@ def _tick(stored: StoredSchedule, definition: Definition, step: Step, number: in
         lane=definition.lane,
         ttl_ms=definition.ttl_ms,
         passed=step.passed,
+        definition=stored.definition,
     )
 
 

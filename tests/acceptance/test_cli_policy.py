@@ -93,7 +93,12 @@ def test_a_policy_made_by_hand_is_contradicted_like_any_other(
     command.records("pub", "agent.painter.task", "1")
     with redis.Redis.from_url(broker.url) as server:
         prefix = command.environment["AGENTBUS_PREFIX"]
-        server.hset(f"{prefix}:{{agent.painter}}:policy", mapping={"limit": "5", "ttl_ms": "soon"})
+        server.hset(f"{prefix}:{{agent.painter}}:policy", mapping={"limit": "5", "ttl_ms": "60000"})
+        finished = command("policy", "set", "painter", "limit=6", "ttl=2m")
+        assert finished.returncode == 1
+        assert "limit is 5, not 6; ttl is 1m, not 2m" in finished.stderr
+        server.hset(f"{prefix}:{{agent.painter}}:policy", "ttl_ms", "soon")
     finished = command("policy", "set", "painter", "limit=6", "ttl=1m")
     assert finished.returncode == 1
-    assert "limit is 5, not 6" in finished.stderr and "ttl_ms is soon, not unset" in finished.stderr
+    assert "agent.painter: ttl: is stored as 'soon', which is no number" in finished.stderr
+    assert "repair or delete" in finished.stderr and ":policy" in finished.stderr

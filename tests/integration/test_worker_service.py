@@ -55,7 +55,8 @@ class Broken(Idle):
     """Fails, or returns, where it is told to."""
 
     name = "broken"
-    where, error = "run", ValueError("a mistake")
+    where = "run"
+    error: Exception = ValueError("a mistake")
 
     async def start(self) -> None:
         await super().start()
@@ -149,6 +150,17 @@ async def test_a_role_that_ends_by_itself_ends_the_process_with_the_reason(
     assert other.life[-1] == "stop"
     assert broken.life[-1] == "stop", "also what failed half way through its start has to let go"
     assert await listed(bus) == {}
+
+
+async def test_a_broker_that_goes_away_while_roles_start_is_no_fault_of_theirs(bus: Bus) -> None:
+    place = ground(bus)
+    broken = Broken(place)
+    broken.where, broken.error = "start", BrokerUnavailable("gone")
+    async with asyncio.timeout(10):
+        # Not RoleEnded: the command then ends as when there is no broker, and is started again.
+        with pytest.raises(BrokerUnavailable, match="gone"):
+            await Service(place, [broken]).run()
+    assert broken.life[-1] == "stop"
 
 
 async def test_a_failure_during_the_stop_is_not_lost(bus: Bus) -> None:
@@ -339,7 +351,7 @@ async def test_what_one_address_refuses_is_logged_once_and_stops_nobody(
             with role.apart(address):
                 raise WrongKeyType(problem)
     assert len(caplog.records) == 3
-    assert role.report.last_error == "WrongKeyType: no hash"
+    assert role.report.last_error == "WrongKeyType: agent.a: no hash"
     with pytest.raises(BrokerUnavailable), role.apart("agent.a"):
         raise BrokerUnavailable("the server is away")
 
