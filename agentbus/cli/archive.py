@@ -8,7 +8,7 @@ from agentbus.cli.options import AsJson, Prefix, Url
 
 _HELP = """See how far the archive is behind, address by address, or turn it off.
 
-It is turned on by a worker that knows a database: AGENTBUS_ARCHIVE=postgresql://… python -m workers
+It is turned on by a worker that knows a database: AGENTBUS_ARCHIVE=postgresql://… agentbus workers run
 
 \b
 Examples:

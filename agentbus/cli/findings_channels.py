@@ -53,7 +53,7 @@ def _of_log(counts: ChannelCounts) -> list[Finding]:
         findings.append(
             Finding(
                 address, WARN, f"its log holds {counts.length:,} messages of at most {limit:,}",
-                "when it is full, publishing there is refused; `python -m workers retention` trims it",
+                "when it is full, publishing there is refused; `agentbus workers run retention` trims it",
             )
         )  # fmt: skip
     return findings

@@ -15,7 +15,7 @@ _HELP = """Send messages again and again: by cron, at intervals, or once at a ti
   interval:60                 each 60 seconds, counted from now; also interval:5m
   at:2026-12-31T23:59:59Z     once
 
-Workers send them: `python -m workers recurring`, as many as you like; each tick is sent once.
+Workers send them: `agentbus workers run recurring`, as many as you like; each tick is sent once.
 
 \b
 Examples:

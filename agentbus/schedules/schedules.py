@@ -83,7 +83,7 @@ class When(NamedTuple):
 
 
 class Schedules:
-    """Adds, shows and changes recurring messages. Workers send them: ``python -m workers recurring``."""
+    """Adds, shows and changes recurring messages. Workers send them: ``agentbus workers run recurring``."""
 
     def __init__(
         self,

@@ -68,9 +68,8 @@ def _why_full(address: str, rest: str, limit: int, is_channel: bool) -> str:
     allowed = f"as its limit allows ({limit:,} unless its policy says otherwise)"
     cause, _, waiting = rest.partition(" ")
     if is_channel:
-        return (
-            f"the log of {address} holds as many messages {allowed}; `python -m workers retention` trims it"
-        )
+        trims = "`agentbus workers run retention` trims it"
+        return f"the log of {address} holds as many messages {allowed}; {trims}"
     if cause == "archive" and waiting.isdigit():
         return (
             f"{address} holds as many messages {allowed}; {int(waiting):,} of them have ended and wait for "

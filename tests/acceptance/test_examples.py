@@ -27,6 +27,10 @@ PRINTED = {
         "nobody answered agent.oracle.question within 300ms",
     ],
     "pool.py": ["ben alone got: for you only", "60 pages read by anna, ben, carl"],
+    "recurring.py": [
+        "check: exhausted, ConnectionError: shop.example does not answer",
+        "1 retried; waiting 0, dead 0",
+    ],
     "pull.py": ["stamped birth", "stamped marriage", "rejected tax", "more: None"],
 }
 
