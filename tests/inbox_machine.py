@@ -229,6 +229,8 @@ class InboxMachine(RuleBasedStateMachine):
         assert left == len(self.model.held_by(name))
         if self.model.alive.pop(name, None) is not None:
             self.model.started.pop(name, None)
+        if not left:
+            self.model.taken_over(name)
 
     @rule(pick=st.integers(0, 5), most=st.integers(1, 6))
     def fetch(self, pick: int, most: int) -> None:
@@ -350,17 +352,19 @@ class InboxMachine(RuleBasedStateMachine):
             return
         beat = self.model.alive.pop(name)
         charge = "draining" not in beat
+        if charge:
+            self.model.charging.add(name)
         reclaimed = self.run(self.inbox.reclaim(name, beat))
         for number in range(steps):
-            assert reclaimed is not None and reclaimed.charged == charge
+            assert reclaimed is not None
             left = self.model.reclaim(name, STEP, charge)
             assert reclaimed.more or not left
             if not reclaimed.more:
-                self.model.started.pop(name, None)
+                self.model.taken_over(name)
                 return
             self.look_and_compare()
             if number < steps - 1:
-                reclaimed = self.run(self.inbox.reclaim(name, "", charge))
+                reclaimed = self.run(self.inbox.reclaim(name, ""))
 
     @rule(pick=st.integers(0, 5), beat=st.sampled_from(("0 0 serving", "", "99 3 serving")))
     def reclaim_the_living(self, pick: int, beat: str) -> None:
@@ -374,11 +378,11 @@ class InboxMachine(RuleBasedStateMachine):
         if name is None or name in self.model.alive:
             return
         reclaimed = self.run(self.inbox.reclaim(name, ""))
-        assert reclaimed is not None and not reclaimed.charged
-        left = self.model.reclaim(name, STEP, charge=False)
+        assert reclaimed is not None
+        left = self.model.reclaim(name, STEP, name in self.model.charging)
         assert reclaimed.more or not left
         if not reclaimed.more:
-            self.model.started.pop(name, None)
+            self.model.taken_over(name)
 
     @rule(most=st.integers(1, 4))
     def promote(self, most: int) -> None:

@@ -83,6 +83,8 @@ class InboxModel:
     #: Consumers that hold a lease, with their beat as the server shows it.
     alive: dict[str, str] = field(default_factory=dict)
     started: dict[str, Message] = field(default_factory=dict)
+    #: The dead whose takeover has not ended, and whose death is charged.
+    charging: set[str] = field(default_factory=set)
     #: Key to (digest, the message that used it).
     keys: dict[str, tuple[str, Message]] = field(default_factory=dict)
     served: bool = False
@@ -256,6 +258,11 @@ class InboxModel:
         for message in step[:most]:
             self._reclaim_one(message, charge, message is suspect)
         return bool(self.held_by(consumer))
+
+    def taken_over(self, consumer: str) -> None:
+        """Note that nothing of a consumer is left."""
+        self.started.pop(consumer, None)
+        self.charging.discard(consumer)
 
     def _reclaim_one(self, message: Message, charge: bool, started: bool) -> None:
         if message.vanished:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from agentbus.broker.dead_letters import RawLetter, server_ms
 from agentbus.broker.notices import CHANNEL, LetterLook, NoticeBoard
 from agentbus.dead_letters.letter import DeadLetter, dead_letter, read_state
+from agentbus.errors import BrokerRefused
 from agentbus.message.topics import INBOX_KIND
 from agentbus.send.envelope import PublishOptions, Sender, compose
-from workers.role import Ground, Role
+from workers.role import Ground, Role, logger
 from workers.walk import my_addresses
 
 TOPIC = f"{CHANNEL}.dlq"
@@ -38,8 +39,10 @@ class Dead(Role):
         super().__init__(ground)
         self._board = NoticeBoard(ground.bus.rooms.broker, ground.bus.settings.prefix)
         self._alarmed: set[str] = set()
-        #: Address to the last letter whose time for an automatic retry has been decided.
-        self._decided: dict[str, str] = {}
+        #: Address and policy to the last letter that was decided by it: another policy decides anew.
+        self._decided: dict[tuple[str, int, int], str] = {}
+        #: Addresses that the last pass could not look after, and what the server said.
+        self._refusals: dict[str, str] = {}
 
     async def run(self) -> None:
         """Pass after pass over the inboxes that are this process's share."""
@@ -48,17 +51,37 @@ class Dead(Role):
     async def look_around(self) -> None:
         """One pass."""
         oldest: int | None = None
+        refusals: dict[str, str] = {}
         async for names in my_addresses(self.ground, self.name):
             inboxes = [name for name in names if name.startswith(f"{INBOX_KIND}.")]
-            for look in await self._board.look(inboxes):
+            looks = await self._board.look(inboxes)
+            refusals |= {address: str(error) for address, error in looks.refusals.items()}
+            for look in looks.letters:
                 if look.oldest_ms is not None:
                     oldest = look.oldest_ms if oldest is None else min(oldest, look.oldest_ms)
-                    await self._announce(look)
-                self._warn(look)
-                if look.dead_retries:
-                    await self._retry(look)
+                try:
+                    await self._tend(look)
+                except BrokerRefused as error:
+                    refusals[look.address] = str(error)
+        self._note(refusals)
         now = await server_ms(self.ground.bus.rooms.broker)
         self.report.lag_ms = 0 if oldest is None else max(0, now - oldest)
+
+    async def _tend(self, look: LetterLook) -> None:
+        self._warn(look)
+        if look.oldest_ms is not None:
+            await self._announce(look)
+        if look.dead_retries:
+            await self._retry(look)
+
+    def _note(self, refusals: dict[str, str]) -> None:
+        """Report addresses that refuse: they must not keep the others from being looked at."""
+        for address, problem in refusals.items():
+            self.report.failed(BrokerRefused(f"{address}: {problem}"))
+            # Once, not with each pass.
+            if self._refusals.get(address) != problem:
+                logger.warning("%s: %s: %s", self.name, address, problem, extra={"role": self.name})
+        self._refusals = refusals
 
     # --- notices ---
 
@@ -112,12 +135,10 @@ class Dead(Role):
         """Hand out again what the policy says; each letter is decided once, when its time has come."""
         delay_ms = _RETRY_AFTER_MS if look.dead_retry_delay_ms is None else look.dead_retry_delay_ms
         until = str(await server_ms(self.ground.bus.rooms.broker) - delay_ms)
-        box = self._board.box(look.address)
+        box, decided = self._board.box(look.address), (look.address, look.dead_retries, delay_ms)
         for _ in range(_BATCHES):
             batch: list[RawLetter] = []
-            async for raw in box.walk(
-                "dead", self._decided.get(look.address), newest_first=False, until=until
-            ):
+            async for raw in box.walk("dead", self._decided.get(decided), newest_first=False, until=until):
                 batch.append(raw)
                 if len(batch) == 100:
                     break
@@ -126,7 +147,7 @@ class Dead(Role):
             chosen = [raw.entry_id for raw in batch if _may_be_retried(raw, look.dead_retries)]
             if chosen:
                 await box.retry(chosen, "policy", automatic=True)
-            self._decided[look.address] = batch[-1].entry_id
+            self._decided[decided] = batch[-1].entry_id
 
 
 def _is_news(letter: DeadLetter) -> bool:

@@ -130,9 +130,7 @@ class ArchiveSwitch:
 
     async def turn_on(self) -> None:
         """From now on nothing that has ended leaves Redis before it is archived."""
-        now = int((await self._broker.execute("TIME"))[0]) * 1000
-        await self._broker.execute("HSETNX", self._key, "since", now)
-        await self._broker.execute("HSET", self._key, "on", 1)
+        await run(self._broker, Call(load("archive_on"), (self._key,), ()))
 
     async def turn_off(self) -> None:
         """From now on history goes when retention says so, archived or not."""

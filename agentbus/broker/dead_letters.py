@@ -68,6 +68,11 @@ class LetterBox:
         reply = await self._broker.execute("XRANGE", self.keys.dead, entry_id, entry_id)
         return self._letter(reply[0]) if reply else None
 
+    async def last(self) -> str:
+        """Return the id of the latest letter in ``dead``; ``0-0`` without any."""
+        found = await self._broker.execute("XREVRANGE", self.keys.dead, "+", "-", "COUNT", 1)
+        return found[0][0].decode() if found else "0-0"
+
     async def find_resolved(self, entry_id: str) -> RawLetter | None:
         """Return the resolved letter that had this id in ``dead``; reads the latest ones, newest first."""
         wanted, seen = entry_id.encode(), 0
@@ -151,7 +156,9 @@ class LetterBox:
                 )
         async for ended_id, named in self._records(self.keys.ended):
             if named.get(b"letter") == wanted:
-                return Leaving("dropped", _time_of(ended_id), "")
+                # What retention ended says so in place of why it died.
+                by = "retention" if named.get(b"reason") == b"retention" else ""
+                return Leaving("dropped", _time_of(ended_id), by)
         return None
 
     async def _records(self, key: str) -> AsyncIterator[tuple[bytes, dict[bytes, bytes]]]:

@@ -83,7 +83,6 @@ class Reclaimed:
 
     moved: int
     more: bool
-    charged: bool
     #: Messages that became dead letters, as JSON text: their askers wait.
     dead: Sequence[bytes]
     #: How many of them are parked, because the address has as many dead letters as it may.
@@ -250,7 +249,7 @@ class Inbox:
         return int(reply[1]) if reply[0] == b"postponed" else None
 
     async def bury(
-        self, consumer: str, entry: RawEntry, reason: str, detail: str, failure: str, max_retries: int
+        self, consumer: str, entry: RawEntry, reason: str, detail: str, failure: str, max_retries: int | None
     ) -> Burial | None:
         """Make a delivery a dead letter, parked if there is no room; None when it was settled before."""
         keys = self.keys
@@ -260,7 +259,8 @@ class Inbox:
                 keys.alive, keys.ledger, keys.dead, keys.outcomes, keys.sources[entry.source],
                 keys.due, keys.delayed, keys.resolved, keys.policy,
             ),
-            consumer, entry.entry_id, entry.source, reason, detail, failure, max_retries, keys.nudge,
+            consumer, entry.entry_id, entry.source, reason, detail, failure,
+            "" if max_retries is None else max_retries, keys.nudge,
         )  # fmt: skip
         self._check(reply)
         if reply[0] == b"parked":
@@ -306,7 +306,7 @@ class Inbox:
         )  # fmt: skip
         return Call(load("promote"), touched, (most, window_ms))
 
-    async def reclaim(self, consumer: str, seen_beat: str, charge: bool = False) -> Reclaimed | None:
+    async def reclaim(self, consumer: str, seen_beat: str) -> Reclaimed | None:
         """Take what a dead consumer held, one step; ``seen_beat`` '' = its name is not in ``alive``."""
         keys = self.keys
         reply = await self._run(
@@ -315,11 +315,11 @@ class Inbox:
                 keys.alive, keys.started, keys.ledger, keys.dead, keys.outcomes, *keys.sources,
                 keys.due, keys.delayed, keys.resolved, keys.policy,
             ),
-            consumer, seen_beat, RECLAIM_STEP, FATAL_CRASHES, int(charge), keys.nudge,
+            consumer, seen_beat, RECLAIM_STEP, FATAL_CRASHES, keys.nudge,
         )  # fmt: skip
         if reply[0] == b"alive":
             return None
-        return Reclaimed(int(reply[1]), reply[2] == 1, reply[3] == 1, tuple(reply[5:]), int(reply[4]))
+        return Reclaimed(int(reply[1]), reply[2] == 1, tuple(reply[4:]), int(reply[3]))
 
     async def make_groups(self) -> bool:
         """Create streams and groups that were deleted; returns whether any was missing."""

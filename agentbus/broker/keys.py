@@ -165,9 +165,10 @@ CATALOGUE: tuple[KeyInfo, ...] = (
     KeyInfo(
         f"{_ADDRESS}started",
         "hash",
-        "Consumer name to the one suspect (`<source> <entry id>`) it has started.",
-        "mark; leave and reclaim delete",
-        "as long as the consumer",
+        "Consumer name to the one suspect (`<source> <entry id>`) it has started; `<consumer> charges` while "
+        "a takeover from it is under way that charges what it held with its death.",
+        "mark, reclaim; leave and reclaim delete",
+        "as long as the consumer, or the takeover from it",
     ),
     KeyInfo(
         f"{_ADDRESS}producer:<id>",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentbus.broker.connection import Argument, Broker
 from agentbus.broker.dead_letters import LetterBox, RawLetter
 from agentbus.broker.inspection.look import parse_id
 from agentbus.broker.keys import addresses, channel_keys, inbox_keys
 from agentbus.broker.scripts import Call, load, run
+from agentbus.errors import BrokerError, BrokerUnavailable
 
 #: The channel on which dead letters are announced.
 CHANNEL = "system.errors"
@@ -37,6 +38,14 @@ class LetterLook:
     dead_retry_delay_ms: int | None
 
 
+class Looks(NamedTuple):
+    """What one look at some addresses found."""
+
+    letters: Sequence[LetterLook]
+    #: Addresses that could not be looked at, a key of another type say, and what the server said.
+    refusals: Mapping[str, BrokerError]
+
+
 @dataclass(frozen=True, slots=True)
 class News:
     """Letters of one address that were not announced yet, oldest first."""
@@ -61,10 +70,10 @@ class NoticeBoard:
         """Return the dead letters of one address."""
         return LetterBox(self._broker, self._prefix, address)
 
-    async def look(self, names: Sequence[str]) -> list[LetterLook]:
+    async def look(self, names: Sequence[str]) -> Looks:
         """Return how some addresses stand; two round trips, no bodies where there is nothing new."""
         if not names:
-            return []
+            return Looks((), {})
         cursors = [
             _text(cursor) for cursor in await self._broker.execute("HMGET", self._channel.cursors, *names)
         ]
@@ -78,14 +87,17 @@ class NoticeBoard:
                 ("HMGET", keys.policy, "dead_limit", "dead_retries", "dead_retry_delay_ms"),
             ]
         replies = await self._broker.pipeline(commands)
-        looks = []
+        looks, refusals = [], {}
         for index, (address, cursor) in enumerate(zip(names, cursors, strict=True)):
             answers = replies[4 * index : 4 * index + 4]
-            for answer in answers:
-                if isinstance(answer, Exception):
-                    raise answer
-            looks.append(_look(address, cursor, answers))
-        return looks
+            refusal = next((answer for answer in answers if isinstance(answer, BrokerError)), None)
+            if isinstance(refusal, BrokerUnavailable):
+                raise refusal
+            if refusal is None:
+                looks.append(_look(address, cursor, answers))
+            else:
+                refusals[address] = refusal
+        return Looks(looks, refusals)
 
     async def news(self, address: str, cursor: str) -> News:
         """Return what is to be announced next.

@@ -6,6 +6,7 @@ scripts change. Scripts never rewrite a definition: its message may hold numbers
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +43,8 @@ class Tick:
     ttl_ms: int | None = None
     #: Ticks that get no message of their own with this step.
     passed: int = 0
+    #: What the message was made from: nothing is sent when something else is stored by now. Empty: any.
+    definition: bytes = b""
 
 
 class Ticked(NamedTuple):
@@ -134,6 +137,7 @@ class ScheduleStore:
             tick.passed,
             KEEP_ENDED_MS,
             tick.message,
+            hashlib.sha1(tick.definition, usedforsecurity=False).hexdigest() if tick.definition else "",
         )
         reply = await run(self._broker, Call(load("tick"), names, arguments))
         return Ticked(reply[0].decode(), _text(reply[1]) if len(reply) > 1 else "")

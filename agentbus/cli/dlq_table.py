@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _LONGEST_DETAIL = 60
+#: Columns from which a table shows why each letter died.
+_WIDE = 100
 _COLOURS = {"dead": "red", "retrying": "yellow", "parked": "magenta", "resolved": "green"}
 
 
@@ -62,12 +64,15 @@ def _print(page: DeadLetterPage, asked: Asked, output: Output) -> None:
         output.text(f"no {asked.status} letters: {asked.filter()}", "green")
         return
     late = "comes due" if asked.status in ("retrying", "parked") else "died"
-    table = new_table("", ["id", "type", "from", "reason", ">runs", late, "detail"])
+    # An id in two lines cannot be copied: on a narrow terminal the detail gives way, which `show` has.
+    wide = output.console.width >= _WIDE
+    table = new_table("", ["id", "type", "from", "reason", ">runs", late, *(["detail"] if wide else [])])
+    table.columns[0].min_width = max(len(letter.id) for letter in page)
     for letter in page:
         at = letter.next_retry_at or letter.died_at
         table.add_row(
             letter.id, letter.type or "?", letter.sender or "", letter.reason, str(letter.attempts),
-            moment(_milliseconds(at)), letter.detail[:_LONGEST_DETAIL],
+            moment(_milliseconds(at)), *([letter.detail[:_LONGEST_DETAIL]] if wide else []),
         )  # fmt: skip
     output.table(table)
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import shlex
 import signal
 import sys
-import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from agentbus.bus import Bus
 from agentbus.cli.dlq_table import Asked
+from agentbus.cli.editing import edited
 from agentbus.cli.output import Output, plural
-from agentbus.cli.session import FAILURE, OK, USAGE, Failure, exit_code, open_bus, say
+from agentbus.cli.session import FAILURE, NOT_FOUND, OK, USAGE, Failure, exit_code, open_bus, say
 from agentbus.dead_letters import BulkRetry, DeadLetters
 from agentbus.errors import AgentBusError, InvalidValue
 from agentbus.settings import editor
@@ -105,10 +103,25 @@ async def retry_many(asked: Asked, pace: Pace, *, url: str | None, prefix: str |
 def _ask(question: str) -> None:
     if not sys.stdin.isatty():
         raise Failure("say --yes: there is nobody to ask whether all of these are meant", USAGE)
-    sys.stderr.write(f"{question} [y/N] ")
-    sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+    with _signals_at_once():
+        sys.stderr.write(f"{question} [y/N] ")
+        sys.stderr.flush()
+        answer = sys.stdin.readline()
+    if answer.strip().lower() not in ("y", "yes"):
         raise Failure("nothing was retried")
+
+
+@contextmanager
+def _signals_at_once() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end a blocking read: the loop, which would see to them, does not run."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Shown:
@@ -167,8 +180,11 @@ async def edit_one(
     """Give a letter another body and hand it out again."""
     output = Output(as_json)
     async with open_bus(url, prefix) as bus:
-        content = await _edited(bus, id) if body is None else _parsed(_read(body))
-        await bus.dead_letters.edit(id, content, type=type)
+        if body is not None:
+            await bus.dead_letters.edit(id, _parsed(_read(body)), type=type)
+        else:
+            async with edited(await _before(bus, id), _editor()) as text:
+                await bus.dead_letters.edit(id, _parsed(text), type=type)
     if output.json:
         output.record({"id": id, "result": "retried"})
     else:
@@ -187,20 +203,20 @@ def _parsed(text: str) -> Any:
         raise InvalidValue("body", f"is not JSON: {error}; a text is written with quotes") from error
 
 
-async def _edited(bus: Bus, id: str) -> Any:
-    """Let the person change the body in an editor."""
+def _editor() -> str:
     command = editor()
     if command is None or not sys.stdin.isatty():
         raise Failure("give the new body, or - for stdin; an editor needs EDITOR and a terminal", USAGE)
+    return command
+
+
+async def _before(bus: Bus, id: str) -> str:
+    """Return the body to edit; it is looked at first, so that nobody edits what cannot be retried."""
+    _editor()
     letter = await bus.dead_letters.get(id)
-    content = letter.message.content if letter.message is not None else {}
-    before = json.dumps(content, indent=2, ensure_ascii=False, default=str)
-    with tempfile.TemporaryDirectory(prefix="agentbus-") as folder:
-        file = Path(folder) / "body.json"
-        file.write_text(before + "\n", encoding="utf-8")
-        process = await asyncio.create_subprocess_exec(*shlex.split(command), str(file))
-        code = await process.wait()
-        text = file.read_text(encoding="utf-8")
-    if code != 0 or text.strip() == before:
-        raise Failure("nothing was changed, and nothing retried")
-    return _parsed(text)
+    if letter.status != "dead":
+        raise Failure(f"{id} is not dead: it is {letter.status}", NOT_FOUND)
+    content = {} if letter.message is None else letter.message.content
+    if isinstance(content, bytes):
+        raise Failure(f"{id} holds bytes, which no editor keeps as they are; retry, resolve or drop it")
+    return json.dumps(content, indent=2, ensure_ascii=False, default=str)

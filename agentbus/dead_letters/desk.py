@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import math
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Any, Unpack
 
 from agentbus.broker.connection import Broker
 from agentbus.broker.dead_letters import LetterBox, RetriedLetter, server_ms
 from agentbus.broker.inspection import known_addresses
-from agentbus.dead_letters.letter import DeadLetter, DeadLetterPage, LetterId, dead_letter, waiting_letter
+from agentbus.dead_letters.letter import (
+    DeadLetter,
+    DeadLetterPage,
+    LetterId,
+    dead_letter,
+    entry_id,
+    waiting_letter,
+)
 from agentbus.dead_letters.retrying import BulkRetry, BulkRetrying, Progress
 from agentbus.dead_letters.selection import DeadLetterFilter, Where
 from agentbus.errors import (
@@ -55,11 +64,11 @@ class DeadLetters:
         wanted = _filter(address, where)
         if not isinstance(limit, int) or not 1 <= limit <= _MOST:
             raise InvalidValue("limit", f"must be a whole number from 1 to {_MOST:,}, not {limit!r}")
-        begin = _cursor(after)
+        begin = _cursor(after, wanted)
         found: list[DeadLetter] = []
         position = ""
-        for box in await self._boxes(wanted.address, begin[0] if begin else None):
-            passed = begin[1] if begin and begin[0] == box.address else None
+        for box in await self._boxes(wanted.address, begin.address if begin else None):
+            passed = begin.place if begin and begin.address == box.address else None
             async for letter, place in self._letters(box, wanted, passed):
                 if len(found) == limit:
                     return DeadLetterPage(tuple(found), position)
@@ -96,7 +105,7 @@ class DeadLetters:
         """Yield what fits at one address, behind a place, each with its own place."""
         now = await server_ms(self._broker)
         since, until = wanted.span(now)
-        if wanted.status in ("retrying", "parked"):
+        if wanted.waits:
             due, _, name = (passed or "").partition(" ")
             async for raw in box.walk_due((int(due), name) if passed else None):
                 waiting = waiting_letter(raw)
@@ -190,10 +199,7 @@ class DeadLetters:
         """
         if filter.status != "dead":
             raise InvalidValue("status", f"only dead letters can be retried, not {filter.status} ones")
-        if rate is not None and (
-            isinstance(rate, bool) or not isinstance(rate, (int, float)) or not rate > 0
-        ):
-            raise InvalidValue("rate", f"must be letters a second, more than 0, not {rate!r}")
+        _check_rate(rate)
         now = await server_ms(self._broker)
         retrying = BulkRetrying(self._by, rate, progress, stop)
         for box in await self._boxes(filter.address):
@@ -255,6 +261,13 @@ class DeadLetters:
         return DeadLetterResolved(f"{id} was {leaving.outcome} {ago} ago{by}{note}", outcome=leaving.outcome)
 
 
+def _check_rate(rate: float | None) -> None:
+    if rate is None:
+        return
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
+        raise InvalidValue("rate", f"must be letters a second, more than 0, not {rate!r}; left out: no limit")
+
+
 def _filter(address: str | None, where: Where) -> DeadLetterFilter:
     unknown = where.keys() - Where.__annotations__.keys()
     if unknown:
@@ -262,11 +275,26 @@ def _filter(address: str | None, where: Where) -> DeadLetterFilter:
     return DeadLetterFilter(address=address, **where)
 
 
-def _cursor(after: str | None) -> tuple[str, str] | None:
-    """Return address and place of a cursor."""
+@dataclass(frozen=True, slots=True)
+class _Cursor:
+    """The last letter of a page: its address, and its place there."""
+
+    address: str
+    #: An entry id; of what waits in ``due``: its time in ms, a space, its name.
+    place: str
+
+
+def _cursor(after: str | None, wanted: DeadLetterFilter) -> _Cursor | None:
     if after is None:
         return None
-    address, bar, place = after.partition("|") if isinstance(after, str) else ("", "", "")
-    if not bar or not place or not place.replace("-", " ").split(" ")[0].isdigit():
-        raise InvalidValue("after", f"{after!r} is no cursor; give the `next` of the page before")
-    return address, place
+    address, _, place = after.partition("|") if isinstance(after, str) else ("", "", "")
+    if wanted.waits:
+        due, space, _ = place.partition(" ")
+        sound = bool(space) and due.isascii() and due.isdigit()
+    else:
+        sound = entry_id(place) is not None
+    if not address or not sound:
+        raise InvalidValue(
+            "after", f"{after!r} is no cursor of {wanted.status} letters; give the `next` of the page before"
+        )
+    return _Cursor(address, place)

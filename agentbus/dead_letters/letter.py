@@ -19,7 +19,8 @@ from agentbus.message.topics import parse_inbox
 #: many dead letters as it may; it becomes one when there is room. resolved: somebody took care of it.
 Status = Literal["dead", "retrying", "parked", "resolved"]
 
-_ENTRY_ID = re.compile(r"\d{1,20}-\d{1,20}")
+_ENTRY_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
+_LARGEST = 2**64 - 1
 _DUE = "due:"
 
 
@@ -39,9 +40,9 @@ class DeadLetter:
     detail: str
     #: The lane it came from and is retried in.
     priority: str
-    #: How often it was run before it died.
+    #: How often it was handed to somebody who failed at it, the last time included.
     attempts: int
-    #: None when no budget ended: its owners died, or nothing could run it.
+    #: The budget it had; None when there was none: its owners died, or nothing could run it.
     max_retries: int | None
     #: at, reason, error, attempt and consumer of the first and the last failure; None when none was noted.
     first_failure: Mapping[str, Any] | None = None
@@ -141,7 +142,8 @@ class LetterId:
         """Return the halves; raises `InvalidValue` for anything else."""
         address, colon, entry = text.partition(":") if isinstance(text, str) else ("", "", "")
         in_due = entry.startswith(_DUE) and len(entry) > len(_DUE)
-        if not colon or not (in_due or _ENTRY_ID.fullmatch(entry)):
+        place = entry.removeprefix(_DUE) if in_due else entry_id(entry)
+        if not colon or place is None:
             raise InvalidValue(
                 name, f"{text!r} is no dead letter's id; those look like agent.reviewer:1763680000000-0"
             )
@@ -149,7 +151,14 @@ class LetterId:
             address = parse_inbox(address)
         except InvalidValue as error:
             raise InvalidValue(name, f"{text!r}: {error.problem}") from None
-        return cls(address, entry.removeprefix(_DUE) if in_due else entry, in_due)
+        return cls(address, place, in_due)
+
+
+def entry_id(text: str) -> str | None:
+    """Return the id of a stream's entry as the server writes it; None for a text that is none."""
+    found = _ENTRY_ID.fullmatch(text)
+    halves = [int(half) for half in found.groups()] if found else []
+    return f"{halves[0]}-{halves[1]}" if halves and max(halves) <= _LARGEST else None
 
 
 def dead_letter(raw: RawLetter) -> DeadLetter:

@@ -13,6 +13,9 @@ from agentbus.dead_letters.selection import DeadLetterFilter
 
 #: Batches in a second at a given rate: a slow rate comes in small steps, not in bursts.
 _BATCHES_PER_SECOND = 20
+#: Seconds of letters that are sent at once when it falls behind: it looked at many that did not match, or the
+#: server stood still.
+_MOST_BEHIND = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +66,20 @@ class BulkRetrying:
         return replace(self.done, complete=not self.stopped)
 
     async def run(self, box: LetterBox, wanted: DeadLetterFilter, server_ms: int) -> None:
-        """Retry what matches at one address and was dead at ``server_ms``: what dies again waits."""
+        """Retry what matches at one address and is dead now: what dies again meanwhile waits."""
         batch: list[str] = []
         size = RETRY_BATCH
         if self._rate is not None:
             size = max(1, min(RETRY_BATCH, int(self._rate / _BATCHES_PER_SECOND)))
-        async for raw in matching(box, wanted, server_ms):
+        async for raw in _dead_now(box, wanted, server_ms):
+            if self.stopped:
+                return
+            if not _fits(raw, wanted):
+                continue
             batch.append(raw.entry_id)
             if len(batch) == size:
                 await self._retry(box, batch)
                 batch = []
-            if self.stopped:
-                return
         if batch:
             await self._retry(box, batch)
 
@@ -90,10 +95,12 @@ class BulkRetrying:
             self._progress(self.done)
 
     async def _keep_pace(self) -> None:
-        """Wait until what was done so far is no more than the rate allows."""
+        """Wait until the next letters are due; what a pause cost is not made up for in a burst."""
         if self._rate is None:
             return
-        pause = self._began + self.done.matched / self._rate - time.monotonic()
+        now = time.monotonic()
+        self._began = max(self._began, now - _MOST_BEHIND - self.done.matched / self._rate)
+        pause = self._began + self.done.matched / self._rate - now
         if pause > 0:
             try:
                 async with asyncio.timeout(pause):
@@ -102,16 +109,17 @@ class BulkRetrying:
                 return
 
 
-async def matching(box: LetterBox, wanted: DeadLetterFilter, server_ms: int) -> AsyncIterator[RawLetter]:
-    """Yield the letters of one address that match and were dead at ``server_ms``, oldest first."""
+def _fits(raw: RawLetter, wanted: DeadLetterFilter) -> bool:
+    return wanted.fits_unread(raw) and (not wanted.reads_messages or wanted.fits(dead_letter(raw)))
+
+
+async def _dead_now(box: LetterBox, wanted: DeadLetterFilter, server_ms: int) -> AsyncIterator[RawLetter]:
+    """Yield the letters of one address that died in the time meant and are dead now, oldest first."""
     since, until = wanted.span(server_ms)
-    last = server_ms if until is None else min(until, server_ms)
+    # Not the server's time: ids run ahead of it where its clock was set back.
+    last = await box.last()
+    if until is not None and until < int(last.partition("-")[0]):
+        last = str(until)
     after = f"{since - 1}-18446744073709551615" if since > 0 else None
-    if last < since:
-        return
-    async for raw in box.walk("dead", after, newest_first=False, until=str(last)):
-        if not wanted.fits_unread(raw):
-            continue
-        if wanted.reads_messages and not wanted.fits(dead_letter(raw)):
-            continue
+    async for raw in box.walk("dead", after, newest_first=False, until=last):
         yield raw

@@ -76,6 +76,11 @@ class DeadLetterFilter:
         )
 
     @property
+    def waits(self) -> bool:
+        """Whether it is about messages that wait for their time, which are found by it."""
+        return self.status in ("retrying", "parked")
+
+    @property
     def reads_messages(self) -> bool:
         """Whether it takes the message itself to tell."""
         return self.type is not None or self.sender is not None

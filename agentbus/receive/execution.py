@@ -159,7 +159,8 @@ class Execution:
     def failed(self, delivery: Delivery, error: Exception) -> Outcome:
         """Return what follows from an exception: a decision, no effect."""
         if isinstance(error, Reject):
-            return Outcome(Kind.DEAD, reason="rejected", detail=storable(error.reason))
+            most = self._retry_policy(delivery).max_retries
+            return Outcome(Kind.DEAD, reason="rejected", detail=storable(error.reason), max_retries=most)
         if isinstance(error, Defer):
             try:
                 return Outcome(Kind.DEFERRED, milliseconds(error.delay, "delay"), "deferred")  # type: ignore[arg-type]

@@ -37,7 +37,8 @@ class Outcome:
     detail: str = ""
     #: What the handler returned; only told to an asker.
     reply: Any = None
-    max_retries: int = 0
+    #: The budget it was tried within; None where none was asked for: nothing could run it.
+    max_retries: int | None = None
 
 
 #: Longer texts of exceptions are cut in records; the handler's own log has them whole.

@@ -102,7 +102,7 @@ class Takeover:
                 self._tell_parked(self._inbox.address, step.parked)
             if not step.more:
                 break
-            step = await self._inbox.reclaim(consumer, "", charge=step.charged)
+            step = await self._inbox.reclaim(consumer, "")
         return moved
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
 
 from agentbus.broker.schedules import SELF_TIMED, ScheduleState, ScheduleStore, StoredSchedule
 from agentbus.broker.wake import Wake
-from agentbus.errors import BrokerError, InvalidTopic, InvalidValue, NoSuchSchedule
+from agentbus.errors import BrokerError, BrokerUnavailable, InvalidTopic, InvalidValue, NoSuchSchedule
+from agentbus.message.backoff import Backoff
 from agentbus.message.durations import Duration, instant_milliseconds, milliseconds
 from agentbus.message.policy import Priority, Retry
 from agentbus.message.topics import Destination, Topic, check_name, parse_address
@@ -20,6 +23,8 @@ from agentbus.schedules.schedule import Schedule, schedule_of, split_id
 from agentbus.schedules.spec import first_tick, next_tick, parse_spec, upcoming
 from agentbus.schedules.zones import time_zone
 
+#: Seconds for which adding is repeated after a reply was lost.
+_PATIENCE = 10.0
 #: Addresses asked at once whether they have schedules.
 _STEP = 200
 
@@ -28,7 +33,7 @@ class ScheduleOptions(TypedDict, total=False):
     """What can be said about a schedule besides when and what it sends."""
 
     #: The second part of its id. Adding the same again under the same name changes nothing; left out, a new
-    #: one is made up each time.
+    #: one is made up by each call.
     name: str
     #: A tick that is later than this counts as missed; a minute when left out.
     grace: Duration
@@ -121,8 +126,8 @@ class Schedules:
         name = check_name(options["name"]) if "name" in options else secrets.token_hex(4)
         when = When(schedule, timezone, expires_at, misfire)
         address, definition, first_ms = await self._define(topic, body, when, options)
-        known_text = await self._store.add(address, name, definition.to_json(), first_ms)
-        if known_text is not None:
+        known_text = await self._stored(address, name, definition.to_json(), first_ms)
+        if known_text is not None and known_text != definition.to_json():
             return await self._known(address, name, definition, known_text)
         await self._announce(address, first_ms)
         state = ScheduleState(next_send_at=first_ms)
@@ -227,6 +232,26 @@ class Schedules:
             message=template_of(composed.text),
         )
         return address, definition, first_tick(spec, now_ms, expires_at)
+
+    async def _stored(self, address: str, name: str, text: bytes, first_ms: int) -> bytes | None:
+        """Store a definition; returns the one that is there already when the name is taken.
+
+        Once it is uncertain whether it is stored, it is stored again under the same name: that adds nothing,
+        while whoever is told of the error and adds it anew, without a name, has two.
+        """
+        backoff, sent = Backoff(), False
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                return await self._store.add(address, name, text, first_ms)
+            except BrokerUnavailable as error:
+                sent = sent or error.uncertain
+                if not sent:
+                    raise
+                if time.monotonic() > deadline:
+                    again = f"it may be stored; adding it again with name={name!r} makes no second one"
+                    raise BrokerUnavailable(f"{error}; {again}", uncertain=True) from error
+            await asyncio.sleep(backoff.next_pause())
 
     async def _known(self, address: str, name: str, wanted: Definition, text: bytes) -> Schedule:
         if not wanted.is_same(Definition.from_json(text)):

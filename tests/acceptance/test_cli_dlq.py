@@ -13,6 +13,7 @@ import pytest
 from agentbus import Bus, BusSettings
 from agentbus.testing import BrokerForTests
 from tests.acceptance.cli_process import CommandLine, interrupt, wait_for
+from tests.acceptance.terminal import on_terminal
 from tests.letters import make_dead
 
 
@@ -159,3 +160,51 @@ def test_a_letter_that_cannot_be_retried_does_not_keep_others_from_it(
     finished = command("dlq", "retry", "agent.a:1-1", id)
     assert finished.returncode == 3 and "no dead letter agent.a:1-1" in finished.stderr
     assert json.loads(finished.stdout) == {"id": id, "result": "retried"}
+
+
+# --- on a terminal ---
+
+
+def test_a_person_is_asked_before_many_are_retried(
+    command: CommandLine, dead: Callable[..., list[str]]
+) -> None:
+    dead("a", 1, 2)
+    many = ("dlq", "retry", "--address", "a")
+    refused = on_terminal(command, *many, dialogue=[("[y/N]", "n\n")])
+    assert refused.code == 1 and "retry dead letters (address agent.a)?" in refused.text
+    assert on_terminal(command, *many, dialogue=[("[y/N]", "\x03")]).code == 130
+    assert ledger(command, "a")["dead"] == 2
+    agreed = on_terminal(command, *many, dialogue=[("[y/N]", "y\n")])
+    assert agreed.code == 0 and "2 dead letters retried" in agreed.text
+    assert ledger(command, "a")["waiting"] == 2
+
+
+def test_an_editor_mends_a_body_and_what_was_written_is_never_lost(
+    command: CommandLine, dead: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    (id,) = dead("a", {"pr": 7})
+    tries = (
+        ("/none/such", 2, "cannot be started"), ("true", 1, "nothing was changed"),
+        ("sed -i s/7/x/", 2, "body: is not JSON"),
+    )  # fmt: skip
+    for editor, code, text in tries:
+        shown = on_terminal(command, "dlq", "edit", id, VISUAL=editor, TMPDIR=str(tmp_path))
+        assert (shown.code, text in shown.text, "Traceback" in shown.text) == (code, True, False), shown
+    (kept,) = tmp_path.glob("agentbus-*/body.json")
+    assert str(kept) in shown.text and "x" in kept.read_text()
+    shown = on_terminal(command, "dlq", "edit", id, VISUAL="sed -i s/7/8/", TMPDIR=str(tmp_path))
+    assert (shown.code, "retried" in shown.text) == (0, True), shown
+    assert list(tmp_path.glob("agentbus-*")) == [kept.parent]
+    (message,) = command.records("tail", "agent.a", "--last", "1", "--no-follow")
+    assert message["message"]["body"]["content"] == {"pr": 8}
+    shown = on_terminal(command, "dlq", "edit", id, VISUAL="touch opened", TMPDIR=str(tmp_path))
+    assert shown.code == 3 and not (tmp_path / "opened").exists(), shown
+
+
+def test_an_id_can_be_copied_from_a_narrow_table(
+    command: CommandLine, dead: Callable[..., list[str]]
+) -> None:
+    (id,) = dead("a-name-of-some-length", 1)
+    for columns, detail in (("80", False), ("140", True)):
+        shown = on_terminal(command, "dlq", "ls", COLUMNS=columns)
+        assert id in shown.text and ("boom" in shown.text) is detail, shown.text

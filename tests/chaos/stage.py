@@ -106,7 +106,7 @@ class Stage:
         self._ended.update(dict(self._order(do="ended")["ended"]))
         for pid, code in self._ended.items():
             if code != 0 and pid not in self._expected:
-                raise RunFailed(f"{self._names[pid]} {pid} ended with {code}:\n{self._said(pid)}")
+                raise RunFailed(f"{self._names[pid]} {pid} ended with {code}:\n{self.said(pid)}")
         return self._ended
 
     def expect_end(self, pid: int) -> None:
@@ -119,9 +119,18 @@ class Stage:
             self.signal(pid, signal.SIGTERM)
         self.wait(lambda: all(pid in self.ended() for pid in pids), seconds, "the agents to stop")
 
-    def _said(self, pid: int) -> str:
-        path = self.folder / f"{self._names[pid]}-{pid}.log"
+    def said(self, pid: int) -> str:
+        """Return the last of what a process wrote to its output."""
+        path = self._output(pid)
         return path.read_text()[-3000:] if path.exists() else "(nothing)"
+
+    def has_spoken(self, pid: int) -> bool:
+        """Whether a process has written anything to its output."""
+        path = self._output(pid)
+        return path.exists() and path.stat().st_size > 0
+
+    def _output(self, pid: int) -> Path:
+        return self.folder / f"{self._names[pid]}-{pid}.log"
 
     def _order(self, **order: Any) -> dict[str, Any]:
         nursery = self._nursery

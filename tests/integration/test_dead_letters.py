@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -23,6 +25,7 @@ from agentbus import (
     Reject,
     Retry,
 )
+from agentbus.broker.keys import inbox_keys
 from agentbus.testing import BrokerForTests
 from tests.agents.waiting import eventually
 from tests.letters import bury_all, make_dead
@@ -81,6 +84,28 @@ async def test_a_letter_tells_everything_about_how_it_died(bus: Bus) -> None:
     assert letter.envelope["body"] == {"content": {"n": 1}}
     assert (await bus.dead_letters.get(letter.id)) == letter
     assert json.loads(json.dumps(letter.to_record()))["id"] == letter.id
+
+
+async def test_a_rejected_letter_shows_the_budget_it_did_not_need_and_others_show_none(bus: Bus) -> None:
+    agent = Agent("r")
+
+    @agent.on("task", retry=Retry(max_retries=2))
+    async def handle() -> None:
+        raise Reject("never")
+
+    async with bus.serving(agent):
+        await bus.publish("agent.r.task", 1)
+        await bus.publish("agent.r.unknown", 1)
+        await bus.rooms.broker.execute(
+            "XADD", inbox_keys(bus.settings.prefix, "agent.r").priority_lanes[2], "*", "no", "message"
+        )
+        await eventually(lambda: _count(bus, 3))
+    budgets = {letter.reason: letter.max_retries for letter in await bus.dead_letters.list("r")}
+    assert budgets == {"rejected": 2, "no_handler": None, "malformed": None}
+
+
+async def _count(bus: Bus, wanted: int) -> bool:
+    return len(await bus.dead_letters.list("r")) == wanted
 
 
 async def test_a_list_comes_in_pages_that_miss_and_repeat_nothing(bus: Bus) -> None:
@@ -280,6 +305,39 @@ async def test_a_rate_is_kept_and_a_stop_says_how_far_it_came(bus: Bus) -> None:
     assert len(await bus.dead_letters.list("r", limit=1000)) == 140 and await closes(bus, "r")
 
 
+async def test_letters_with_ids_of_the_future_are_retried_too(bus: Bus) -> None:
+    """Where the server's clock was set back, ids run ahead of it."""
+    (id,) = await make_dead(bus, "r", 1)
+    call, dead = bus.rooms.broker.execute, inbox_keys(bus.settings.prefix, "agent.r").dead
+    ((entry, fields),) = await call("XRANGE", dead, "-", "+")
+    await call("XADD", dead, f"{int(entry.split(b'-')[0]) + 3_600_000}-0", *fields)
+    await call("XDEL", dead, entry)
+    assert id not in {letter.id for letter in await bus.dead_letters.list("r")}
+    assert (await bus.dead_letters.retry_all(DeadLetterFilter("r", since="1h"))).retried == 1
+
+
+async def test_a_stop_ends_a_search_that_finds_nothing(bus: Bus) -> None:
+    await make_dead(bus, "r", 1, 2)
+    stop = asyncio.Event()
+    stop.set()
+    done = await bus.dead_letters.retry_all(DeadLetterFilter("r", type="other"), stop=stop)
+    assert (done.matched, done.complete) == (0, False)
+
+
+async def test_what_a_pause_cost_is_not_made_up_for_in_a_burst(bus: Bus) -> None:
+    """A server that stood still for seconds is to be spared, not flooded."""
+    await make_dead(bus, "r", *range(60))
+    loop, moments = asyncio.get_running_loop(), []
+
+    def stall_once(done: BulkRetry) -> None:
+        if not moments:
+            time.sleep(1.6)
+        moments.append(loop.time())
+
+    await bus.dead_letters.retry_all(DeadLetterFilter("r"), 40, progress=stall_once)
+    assert moments[-1] - moments[0] >= 0.3, "sixty at forty a second, one second of them made up for"
+
+
 # --- ending ---
 
 
@@ -317,12 +375,57 @@ async def test_a_filter_that_cannot_work_is_named(bus: Bus, field: str, value: o
 
 
 @pytest.mark.parametrize(
-    "id", ["", "x", "agent.r", "agent.r:", "agent.r:1", "Agent.r:1-1", "channel.c:1-1", 5]
+    "id",
+    [
+        "",
+        "x",
+        "agent.r",
+        "agent.r:",
+        "agent.r:1",
+        "Agent.r:1-1",
+        "channel.c:1-1",
+        5,
+        f"agent.r:{2**64}-0",
+        "agent.r:\u0661-\u0660",
+        "agent.r:due:",
+    ],
 )
 async def test_an_id_that_is_none_is_named_and_nothing_happens(bus: Bus, id: str) -> None:
     for verb in (bus.dead_letters.get, bus.dead_letters.retry, bus.dead_letters.drop):
         with pytest.raises(InvalidValue, match=r"^id: "):
             await verb(id)
+
+
+@pytest.mark.parametrize(
+    ("status", "after"),
+    [
+        ("dead", "agent.r|1-x"),
+        ("dead", "agent.r|5 name"),
+        ("retrying", "agent.r|5-0"),
+        ("parked", "agent.r|² x"),
+    ],
+)
+async def test_a_cursor_of_another_list_is_none(bus: Bus, status: Any, after: str) -> None:
+    with pytest.raises(InvalidValue, match=f"^after: .* is no cursor of {status} letters"):
+        await bus.dead_letters.list(status=status, after=after)
+
+
+async def test_an_id_is_the_same_with_zeros_before_it(bus: Bus) -> None:
+    (id,) = await make_dead(bus, "r", 1)
+    address, _, entry = id.partition(":")
+    padded = f"{address}:000{entry}"
+    assert (await bus.dead_letters.get(padded)).id == id
+    await bus.dead_letters.retry(padded)
+    with pytest.raises(DeadLetterResolved, match="was retried"):
+        await bus.dead_letters.retry(id)
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("inf"), float("nan"), True, "5"])
+async def test_a_rate_that_is_none_is_named(bus: Bus, rate: Any) -> None:
+    (id,) = await make_dead(bus, "r", 1)
+    with pytest.raises(InvalidValue, match=r"^rate: "):
+        await bus.dead_letters.retry_all(DeadLetterFilter("r"), rate)
+    assert (await bus.dead_letters.get(id)).status == "dead"
 
 
 async def test_what_matches_nothing_says_so(bus: Bus) -> None:

@@ -121,7 +121,7 @@ async def test_eight_reclaimers_race_and_every_message_is_moved_once(bus: Bus, n
             moved += step.moved
             if not step.more:
                 break
-            step = await look.inbox.reclaim("dead", "", charge=step.charged)
+            step = await look.inbox.reclaim("dead", "")
         return moved
 
     moved = await asyncio.gather(*(take_over() for _ in range(8)))
@@ -149,6 +149,23 @@ async def test_a_takeover_that_dies_half_way_is_finished_by_the_next(bus: Bus, n
     async with bus.serving(agent):
         await eventually(lambda: len(done) == 450, 25)
     assert sorted(done) == list(range(450))
+
+
+async def test_a_death_is_charged_to_all_it_held_whoever_goes_on_with_the_takeover(
+    bus: Bus, name: str
+) -> None:
+    look = Look(bus, name)
+    await bus.publish_many(f"agent.{name}.task", range(450))
+    await look.inbox.join("dead")
+    await look.inbox.fetch("dead", 450, 1 << 30)
+    step = await look.inbox.reclaim("dead", (await look.alive())["dead"])
+    while step is not None and step.more:
+        # As a walk over strangers does, which has not seen the beat stand still.
+        step = await look.inbox.reclaim("dead", "")
+    returned = await bus.rooms.broker.execute("XRANGE", look.inbox.keys.sources[0], "-", "+")
+    assert [json.loads(fields[3])["crashes"] for _, fields in returned] == [1] * 450
+    assert await bus.rooms.broker.execute("EXISTS", look.inbox.keys.started) == 0
+    await look.check_balance()
 
 
 async def test_a_beat_that_moved_saves_its_owner_from_a_late_verdict(bus: Bus, name: str) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from agentbus import Bus, BusSettings, InvalidTopic, InvalidValue, NoSuchSchedule, Topic
+from agentbus import BrokerUnavailable, Bus, BusSettings, InvalidTopic, InvalidValue, NoSuchSchedule, Topic
 from agentbus.broker import keys
+from agentbus.schedules import schedules
 from agentbus.testing import BrokerForTests
+from tests.proxy import Proxy
 
 Unique = Callable[[str], str]
 
@@ -67,6 +69,33 @@ async def test_the_same_under_the_same_name_is_added_once_and_another_is_refused
     ):
         await bus.schedules.add("agent.x.task", 2, "interval:60", name="mine")
     assert await bus.schedules.list() == (first,)
+
+
+async def test_one_without_a_name_is_added_once_when_a_reply_is_lost(
+    broker: BrokerForTests, unique: Unique
+) -> None:
+    settings = BusSettings(prefix=unique("sched"))
+    async with Proxy(broker.url) as proxy, Bus(proxy.url, agent="planner", settings=settings) as bus:
+        proxy.lose_reply = lambda data: proxy.cuts < 2 and b":schedules" in data
+        added = await bus.schedules.add("agent.x.task", 1, "interval:60")
+        assert proxy.cuts == 2
+        assert await bus.schedules.list() == (added,)
+
+
+async def test_what_may_be_stored_says_under_which_name_it_can_be_added_again(
+    broker: BrokerForTests, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedules, "_PATIENCE", 0.1)
+    settings = BusSettings(prefix=unique("sched"))
+    async with Proxy(broker.url) as proxy, Bus(proxy.url, agent="planner", settings=settings) as bus:
+        proxy.lose_reply = lambda data: b":schedules" in data
+        with pytest.raises(BrokerUnavailable, match=r"with name='[0-9a-f]{8}' makes no second one") as caught:
+            await bus.schedules.add("agent.x.task", 1, "interval:60")
+        assert caught.value.uncertain
+        proxy.lose_reply = lambda data: False
+        name = str(caught.value).split("name='")[1][:8]
+        added = await bus.schedules.add("agent.x.task", 1, "interval:60", name=name)
+        assert await bus.schedules.list() == (added,)
 
 
 async def test_a_typed_topic_checks_the_body(bus: Bus) -> None:

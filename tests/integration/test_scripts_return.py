@@ -37,7 +37,7 @@ async def take_over(on: InboxBench, consumer: str = "c") -> int:
     steps = 1
     async with asyncio.timeout(30):
         while step is not None and step.more:
-            step = await on.inbox.reclaim(consumer, "", step.charged)
+            step = await on.inbox.reclaim(consumer, "")
             steps += 1
     return steps
 
@@ -119,7 +119,7 @@ async def test_a_stale_owner_that_leaves_does_not_hide_the_suspect_it_had_starte
     step = await on.inbox.reclaim("c", (await on.inbox.beats())["c"])
     assert step is not None and step.more
     assert await on.inbox.leave("c") == 1
-    await on.inbox.reclaim("c", "", step.charged)
+    await on.inbox.reclaim("c", "")
     last = (await on.call("XREVRANGE", on.keys.sources[0], "+", "-", "COUNT", 1))[0]
     assert b'"crashes":2' in last[1][3]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -34,7 +36,7 @@ class Bench:
         self.due_ms = await self.store.server_ms() + in_ms
         assert await self.store.add(self.address, "s", b"{}", self.due_ms) is None
 
-    async def tick(self, expected_ms: int | None = None, next_ms: int | None = None, **more: int) -> str:
+    async def tick(self, expected_ms: int | None = None, next_ms: int | None = None, **more: Any) -> str:
         tick = Tick(expected_ms or self.due_ms, next_ms, b'{"m":1}', **more)
         return (await self.store.tick(self.address, "s", tick)).answer
 
@@ -123,6 +125,17 @@ async def test_a_cancelled_one_is_gone_whatever_a_scheduler_still_thinks(bench: 
     assert await bench.store.pause(bench.address, "s") == "unknown"
     assert await bench.store.resume(bench.address, "s", 1) == "unknown"
     assert not await bench.store.cancel(bench.address, "s")
+
+
+async def test_a_message_of_a_cancelled_schedule_is_not_sent_for_another_of_its_name(bench: Bench) -> None:
+    await bench.add()
+    late = Tick(bench.due_ms, None, b'{"m":1}', definition=b"{}")
+    await bench.store.cancel(bench.address, "s")
+    await bench.store.add(bench.address, "s", b'{"another":1}', bench.due_ms)
+    assert await bench.store.tick(bench.address, "s", late) == ("moved", str(bench.due_ms))
+    assert (await bench.stored(), await bench.score()) == (0, bench.due_ms)
+    own = replace(late, definition=b'{"another":1}')
+    assert (await bench.store.tick(bench.address, "s", own)).answer == "sent"
 
 
 async def test_what_is_due_comes_with_its_state_and_with_the_next_one_after_it(bench: Bench) -> None:

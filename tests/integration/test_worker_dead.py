@@ -121,11 +121,11 @@ async def test_a_worker_that_died_after_announcing_leaves_nothing_that_stays(bus
     board = NoticeBoard(bus.rooms.broker, bus.settings.prefix)
     cursors = channel_keys(bus.settings.prefix, CHANNEL).cursors
     await bus.rooms.broker.execute("HSET", cursors, "agent.r", id.partition(":")[2])
-    (look,) = await board.look(["agent.r"])
+    (look,) = (await board.look(["agent.r"])).letters
     assert look.oldest_ms is not None
     await role(bus).look_around()
     assert await announced(bus) == []
-    (look,) = await board.look(["agent.r"])
+    (look,) = (await board.look(["agent.r"])).letters
     assert look.oldest_ms is None
 
 
@@ -162,6 +162,21 @@ async def test_a_running_worker_announces_within_seconds_and_goes_on_where_it_wa
 
         await eventually(all_of_them, 10.0)
         await eventually(lambda: roles["dead"].report.lag_ms == 0, 10.0)
+
+
+@pytest.mark.parametrize("spoilt", ["dead", "unannounced", "policy"])
+async def test_one_spoilt_address_does_not_keep_the_others_from_being_announced(
+    bus: Bus, spoilt: str
+) -> None:
+    for name in ("a", "r", "z"):
+        await make_dead(bus, name, 1)
+    key = getattr(inbox_keys(bus.settings.prefix, "agent.r"), spoilt)
+    await bus.rooms.broker.execute("DEL", key)
+    await bus.rooms.broker.execute("SET", key, "of another type")
+    dead = role(bus)
+    await dead.look_around()
+    assert {id.partition(":")[0] for id in await announced(bus)} >= {"agent.a", "agent.z"}
+    assert dead.report.last_error.startswith("BrokerRefused: agent.r: WRONGTYPE")
 
 
 # --- the cap ---
@@ -208,6 +223,22 @@ async def test_a_policy_retries_dead_letters_as_often_as_it_says(bus: Bus) -> No
     assert (view.waiting, view.dead, view.ledger.moves["redriven"], view.ledger.closes) == (0, 1, 2, True)
     (letter,) = await bus.dead_letters.list("r")
     assert letter.retries == 2 and len(await notices(bus)) == 3
+
+
+async def test_another_policy_decides_anew_about_letters_that_were_left_alone(bus: Bus) -> None:
+    await make_dead(bus, "r", 1)
+    await bus.declare("agent.r", Policy(dead_retries=1, dead_retry_delay="1ms"))
+    dead = role(bus)
+    await asyncio.sleep(0.005)
+    await dead.look_around()
+    await bury_all(bus, "r", 1)
+    await asyncio.sleep(0.005)
+    await dead.look_around()
+    assert (await bus.inspect("r")).dead == 1
+    stored = inbox_keys(bus.settings.prefix, "agent.r").policy
+    await bus.rooms.broker.execute("HSET", stored, "dead_retries", 2)
+    await dead.look_around()
+    assert (await bus.inspect("r")).dead == 0
 
 
 async def test_without_a_policy_and_before_its_time_nothing_is_retried(bus: Bus) -> None:

@@ -8,7 +8,7 @@
 --
 -- KEYS   1 alive   2 ledger   3 dead   4 outcomes   5 the stream that holds the entry   6 due   7 delayed
 --        8 resolved   9 policy
--- ARGV   1 consumer   2 entry id   3 source   4 reason   5 detail   6 failure as JSON, '' for none   7 max retries
+-- ARGV   1 consumer   2 entry id   3 source   4 reason   5 detail   6 failure as JSON, '' for none   7 max retries or ''
 --        8 nudge channel
 -- Returns {'buried', dead letter id}; {'parked', due time in ms} where the address has as many dead letters as
 --         it may; {'gone'} when it is settled already; {'fenced'}

@@ -21,4 +21,6 @@ for i = 3, 8 do
     left = left + held
   end
 end
+-- Nothing is left to be charged for: what a takeover noted of it has nobody else to remove it.
+if left == 0 then redis.call('HDEL', KEYS[2], ARGV[1], ARGV[1] .. ' charges') end
 return {'left', left}

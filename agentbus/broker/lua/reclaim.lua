@@ -9,26 +9,29 @@
 -- KEYS   1 alive   2 started   3 ledger   4 dead   5 outcomes   6 returned   7..11 lanes
 --        12 due   13 delayed   14 resolved   15 policy
 -- ARGV   1 consumer   2 the beat that the reclaimer saw stand still; '' = the name is not in `alive`
---        3 most entries   4 crashes that make a message dead   5 1 = charge (a further step of a takeover)
---        6 nudge channel
--- Returns {'reclaimed', moved, 1 if there is more, 1 if charged, how many of the dead letters are parked,
+--        3 most entries   4 crashes that make a message dead   5 nudge channel
+-- Returns {'reclaimed', moved, 1 if there is more, how many of the dead letters are parked,
 --          messages that became dead letters …}
 --         {'alive'}   the beat has moved, or the name came back: nothing was done
 --
 -- The beat is compared once more and the field deleted in the same script that takes the first entry: from
 -- then on the old owner can settle nothing. A death charges what had never crashed an owner before, and
--- the one suspect that was started; a consumer that was draining charges nobody.
+-- the one suspect that was started; a consumer that was draining charges nobody. Whether it charges is kept in
+-- `started` until the last step: any reclaimer may go on with a takeover, and none is asked what it knows.
 local consumer, seen, most, fatal = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local charge = ARGV[5] == '1'
 local beat = redis.call('HGET', KEYS[1], consumer)
+-- A field beside the consumer's own: names of consumers hold no spaces.
+local charges = consumer .. ' charges'
+local known = redis.call('HMGET', KEYS[2], consumer, charges)
+local started, charge = known[1], known[2] == '1'
 if seen == '' then
   if beat then return {'alive'} end
 else
   if beat ~= seen then return {'alive'} end
-  redis.call('HDEL', KEYS[1], consumer)
   charge = not string.find(seen, 'draining', 1, true)
+  redis.call('HSET', KEYS[2], charges, charge and 1 or 0)
+  redis.call('HDEL', KEYS[1], consumer)
 end
-local started = redis.call('HGET', KEYS[2], consumer)
 local now, moved, ended, vanished, bytes, kept, parked = now_ms(), 0, 0, 0, 0, 0, 0
 local letters, returned, expiries = {}, {}, {}
 -- Bodies moved in one step: it must not hold up the server.
@@ -45,7 +48,7 @@ local function bury(source, id, message, state)
     state.lane, id, consumer, (state.attempt or 0) + 1, '')
   local room = dead_room(KEYS[4], KEYS[14], KEYS[15], KEYS[3])
   local dead = room and add_letter(KEYS[4], letter, message, state)
-    or park(KEYS[12], KEYS[13], ARGV[6], id, letter, message, state, now)
+    or park(KEYS[12], KEYS[13], ARGV[5], id, letter, message, state, now)
   if failed(dead) then return false end
   if not room then parked = parked + 1 end
   redis.call('XADD', KEYS[5], '*', 'consumer', consumer, 'outcome', room and 'dead' or 'parked',
@@ -112,7 +115,7 @@ end
 -- Streams that take no entries keep what they would have got with its owner, for a later sweep: a step that
 -- could do nothing is the last of its takeover, or the reclaimer would never rest.
 if moved + ended + vanished == 0 then more = false end
-if not more and kept == 0 then redis.call('HDEL', KEYS[2], consumer) end
+if not more and kept == 0 then redis.call('HDEL', KEYS[2], consumer, charges) end
 if vanished > 0 then redis.call('HINCRBY', KEYS[3], 'vanished', vanished) end
 if parked > 0 then redis.call('HINCRBY', KEYS[3], 'parked', parked) end
 if returned.count then
@@ -124,4 +127,4 @@ if ended > 0 then
   redis.call('HINCRBY', KEYS[3], 'expired', ended)
   write_record(KEYS[5], consumer, 'expired', expiries)
 end
-return {'reclaimed', moved + ended, more and 1 or 0, charge and 1 or 0, parked, unpack(letters)}
+return {'reclaimed', moved + ended, more and 1 or 0, parked, unpack(letters)}

@@ -11,8 +11,10 @@
 --        4 name of the lane, or 'log'   5 most unsettled messages of an inbox, or messages in a log
 --        6 time to live (ms) or ''   7 how many ticks are passed over without a message of their own
 --        8 how long an ended schedule can still be looked at (ms)   9 the message (JSON), '' for none
+--        10 SHA-1 of the definition that the message was made from, '' when it has none
 -- Returns {'sent', entry id}       or {'passed'} when no message was given
---         {'moved', tick or ''}    this is not the schedule's next tick (any more); nothing written
+--         {'moved', tick or ''}    this is not the schedule's next tick (any more), or somebody cancelled it
+--                                  and added another of its name since it was read; nothing written
 --         {'early', time in ms}    by the server's clock it is not time yet; nothing written
 --         {'full'}                 the address takes no more now; nothing written, the tick stays due
 --         {'refused', text}        the stream refuses the message; nothing written, the tick stays due
@@ -25,7 +27,8 @@ local id, expected, upcoming, lane = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3
 local message = ARGV[9]
 
 local noted = redis.call('ZSCORE', KEYS[1], id)
-if not noted or tonumber(noted) ~= expected then
+local other = ARGV[10] ~= '' and redis.sha1hex(redis.call('HGET', KEYS[2], id) or '') ~= ARGV[10]
+if not noted or tonumber(noted) ~= expected or other then
   return {'moved', noted and string.format('%.0f', noted) or ''}
 end
 local now = now_ms()
