@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from agentbus.broker.policy_store import PolicyStore
 from agentbus.errors import InvalidValue, PolicyConflict
-from agentbus.message.address_policy import Policy, by_scope, check_scope
+from agentbus.message.address_policy import Policy, as_given, by_scope, check_scope
 from agentbus.message.topics import is_channel, parse_scope
 
 
@@ -72,9 +72,10 @@ def _name(address: str, scope: str) -> str:
 
 
 def _conflict(address: str, stored: Mapping[str, str], other: Mapping[str, str]) -> PolicyConflict:
+    there, wanted = as_given(stored), as_given(other)
     differences = [
-        f"{field} is {stored.get(field, 'unset')}, not {other.get(field, 'unset')}"
-        for field in sorted({*stored, *other})
-        if stored.get(field) != other.get(field)
+        f"{field} is {there.get(field, 'unset')}, not {wanted.get(field, 'unset')}"
+        for field in sorted({*there, *wanted})
+        if there.get(field) != wanted.get(field)
     ]
     return PolicyConflict(f"{address} was declared with another policy before: {'; '.join(differences)}")

@@ -21,6 +21,7 @@
     │       └── WrongKeyType
     ├── ArchiveError                    PostgreSQL could not do what was asked
     │   ├── ArchiveUnavailable          cannot be reached, or did not answer in time
+    │   │   └── ArchiveTimeout          a statement took too long
     │   └── ArchiveRefused              answered, and does not take these rows
     ├── NoSuchAddress                   nothing was ever sent there; names those that are close
     ├── PublishError
@@ -137,6 +138,10 @@ class ArchiveError(AgentBusError):
 
 class ArchiveUnavailable(ArchiveError):
     """The archive cannot be reached or did not answer in time."""
+
+
+class ArchiveTimeout(ArchiveUnavailable):
+    """The archive answers, but a statement took longer than it may."""
 
 
 class ArchiveRefused(ArchiveError):

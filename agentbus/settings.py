@@ -97,13 +97,17 @@ class RetentionSettings:
     bytes: int = 64 * 1024 * 1024
     #: Messages per channel; their age and bytes as above.
     channel_messages: int = 100_000
+    #: Messages and bytes of the log of the status, ``system.bus``: one each 15 seconds, some 50 kB of it in a
+    #: large fleet.
+    status_messages: int = 5_000
+    status_bytes: int = 16 * 1024 * 1024
     #: Dead letters per address; the resolved ones among them go first.
     dead: int = 100_000
     #: How long a dead letter waits for a person before it is discarded, and how long a resolved one stays.
     dead_age: Duration = 30 * 86_400.0
 
     def __post_init__(self) -> None:
-        for name in ("messages", "bytes", "channel_messages", "dead"):
+        for name in ("messages", "bytes", "channel_messages", "status_messages", "status_bytes", "dead"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise InvalidValue(name, f"must be a whole number of 0 or more, not {value!r}")

@@ -26,9 +26,8 @@ class Archivist:
         inbox = ArchivedInbox(self._bus.rooms.broker, self._bus.settings.prefix, address)
         start = (await inbox.position()).to
         page = await inbox.records(start, most)
-        for record in page.records:
-            async for chunk in inbox.bodies(record):
-                await self._writer.write(chunk, unless_there=record.doubtful)
+        async for chunk in inbox.bodies(page.records):
+            await self._writer.write(chunk)
         if advance:
             await inbox.advance(start, page.to, sum(record.count for record in page.records))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import ClassVar
 
@@ -15,8 +16,9 @@ from agentbus.archive.connection import Database
 from agentbus.archive.migrations import migrate
 from agentbus.archive.transfer import Transfer
 from agentbus.archive.writer import ArchiveWriter
-from agentbus.broker.archiving import ArchivedAddress, ArchivedInbox, ArchiveSwitch, Backlog, archived_address
-from agentbus.errors import AgentBusError, ArchiveUnavailable, BrokerRefused
+from agentbus.broker.archiving import ArchivedAddress, ArchivedInbox, ArchiveSwitch, backlogs_of
+from agentbus.broker.backlog import Backlog
+from agentbus.errors import ArchiveError, ArchiveUnavailable, BrokerError, BrokerRefused, InvalidValue
 from agentbus.message.address_policy import Policy
 from agentbus.message.durations import seconds
 from workers.role import Ground, Role, logger
@@ -68,8 +70,9 @@ class Archive(Role):
         await self._switch.turn_on()
         try:
             await self._prepare()
-        except ArchiveUnavailable as error:
-            logger.warning("%s: %s", self.name, error, extra={"role": self.name})
+        except ArchiveError as error:
+            # A right that is missing is no reason either to take the other roles of this process down. The
+            # first step meets the same error, and logs it.
             self.report.failed(error)
 
     async def run(self) -> None:
@@ -98,8 +101,9 @@ class Archive(Role):
         busy = False
         try:
             async for names in my_addresses(self.ground, self.name):
-                for name in names:
-                    busy = await self._archive_one(name) or busy
+                for source, backlog in await self._look(names):
+                    if _needs_work(source, backlog):
+                        busy = await self._archive_one(source) or busy
             await self._transfer.flush()
         except ArchiveUnavailable:
             # It may come back without tables, or not at all: nothing is read before it has answered.
@@ -108,22 +112,33 @@ class Archive(Role):
         if not busy:
             await self.ground.pause(_IDLE)
 
-    async def _archive_one(self, address: str) -> bool:
-        source = archived_address(self._broker, self._prefix, address)
+    async def _look(self, names: Sequence[str]) -> list[tuple[ArchivedAddress, Backlog]]:
+        """Ask of many addresses at once what is not archived: most of them are idle most of the time."""
+        looks = []
+        for source, backlog in await backlogs_of(self._broker, self._prefix, names):
+            if isinstance(backlog, Backlog):
+                looks.append((source, backlog))
+            else:
+                self._spoilt(source.address, backlog)
+        return looks
+
+    async def _archive_one(self, source: ArchivedAddress) -> bool:
         try:
-            if (await self._policy(source)).archive == "never":
-                return False
             taken = await self._transfer.take(source)
             for _ in range(_PARTS):
-                if not taken.more:
+                if not taken.more or self.ground.stopping.is_set():
                     return taken.any
                 await self._transfer.flush()
                 taken = await self._transfer.take(source)
         except BrokerRefused as error:
-            # One spoilt address (a key of another type, no right to it) must not stop the others.
-            logger.warning("%s: %s: %s", self.name, address, error, extra={"role": self.name})
-            self.report.failed(error)
+            self._spoilt(source.address, error)
         return True
+
+    def _spoilt(self, address: str, error: BrokerError) -> None:
+        """Go on after an address with a key of another type, say: it must not stop the others."""
+        self.report.failed(error)
+        if self._is_time(("spoilt", address)):
+            logger.warning("%s: %s: %s", self.name, address, error, extra={"role": self.name})
 
     async def _prepare(self) -> None:
         assert self._database is not None
@@ -140,21 +155,16 @@ class Archive(Role):
         await self._switch.turn_on()
         latest = 0
         async for names in my_addresses(self.ground, self.name):
-            for name in names:
-                source = archived_address(self._broker, self._prefix, name)
-                try:
-                    latest = max(latest, await self._watch_one(source))
-                except BrokerRefused as error:
-                    self.report.failed(error)
+            for source, backlog in await self._look(names):
+                latest = max(latest, await self._watch_one(source, backlog))
         self.report.lag_ms = latest
 
-    async def _watch_one(self, source: ArchivedAddress) -> int:
-        policy = await self._policy(source)
-        if isinstance(source, ArchivedInbox):
+    async def _watch_one(self, source: ArchivedAddress, backlog: Backlog) -> int:
+        policy = _policy(backlog)
+        if isinstance(source, ArchivedInbox) and backlog.counts != policy.must_be_archived:
             await source.count_unarchived(policy.must_be_archived)
         if policy.archive == "never":
             return 0
-        backlog = await source.backlog()
         limit = policy.limit or self.ground.bus.settings.publisher.address_limit
         self._judge(source.address, backlog, limit)
         return backlog.lag_ms
@@ -171,19 +181,15 @@ class Archive(Role):
 
     def _once(self, action: str, address: str, detail: str) -> None:
         """Raise an event, the same one of an address not more often than every ten minutes."""
-        now = time.monotonic()
-        if now - self._raised.get((action, address), -_AGAIN) >= _AGAIN:
-            self._raised[action, address] = now
+        if self._is_time((action, address)):
             self.ground.bus.events.emit(action, address, detail)
 
-    async def _policy(self, source: ArchivedAddress) -> Policy:
-        try:
-            return Policy.from_fields(await source.policy_fields())
-        except BrokerRefused:
-            raise
-        except AgentBusError:
-            # Written by hand and none: the address is archived as if nobody had said anything.
-            return Policy()
+    def _is_time(self, what: tuple[str, str]) -> bool:
+        now = time.monotonic()
+        if now - self._raised.get(what, -_AGAIN) < _AGAIN:
+            return False
+        self._raised[what] = now
+        return True
 
     # --- partitions ---
 
@@ -197,3 +203,17 @@ class Archive(Role):
             dropped = await self._writer.drop_older_than(timedelta(seconds=seconds(keep, "archive_keep")))
             if dropped:
                 logger.info("%s: dropped %s", self.name, ", ".join(dropped))
+
+
+def _policy(backlog: Backlog) -> Policy:
+    try:
+        return Policy.from_fields(backlog.policy)
+    except InvalidValue:
+        # Written by hand and none: the address is archived as if nobody had said anything.
+        return Policy()
+
+
+def _needs_work(source: ArchivedAddress, backlog: Backlog) -> bool:
+    # An inbox without a border keeps all its history: it gets one even if nothing has ended there.
+    borderless = isinstance(source, ArchivedInbox) and not backlog.has_border
+    return (backlog.any or borderless) and _policy(backlog).archive != "never"

@@ -15,9 +15,9 @@ from agentbus.broker import keys
 from agentbus.broker.inbox import Inbox
 from agentbus.broker.sweeping import DueLook, Walker
 from agentbus.broker.wake import Claim, Wake
-from agentbus.errors import BrokerError, BrokerRefused, BrokerUnavailable
+from agentbus.errors import BrokerRefused, BrokerUnavailable
 from workers.inboxes import INBOX_PREFIX, inbox_of, my_inboxes
-from workers.role import Ground, Role, logger
+from workers.role import Ground, Role
 
 #: Addresses that one worker looks at in one round trip.
 _WIDTH = 16
@@ -102,7 +102,7 @@ class Due(Role):
             raise
         except BrokerRefused as error:
             # One spoilt address (a key of another type, no right to it) must not stop the others.
-            self._note_refusal(inbox.address, error)
+            self.refused(inbox.address, error)
             return _Done(_SPOILT, late)
         # Now, not when its oldest was due: it goes behind those that have waited longer for their turn.
         return _Done(step.server_ms, late)
@@ -120,10 +120,6 @@ class Due(Role):
         await self._wake.settle_all(looks)
         self.report.lag_ms = max((each.late_ms for each in done.values()), default=0)
 
-    def _note_refusal(self, address: str, error: BrokerError) -> None:
-        logger.warning("%s: %s: %s", self.name, address, error, extra={"role": self.name})
-        self.report.failed(error)
-
     # --- what was not announced ---
 
     async def sweep(self) -> None:
@@ -133,7 +129,7 @@ class Due(Role):
             await self._announce([look for look in looks if look.due_ms is not None])
             self._report_orphans({inbox.address for inbox in inboxes}, looks)
         for address, error in self._walker.take_refusals().items():
-            self._note_refusal(address, error)
+            self.refused(address, error)
 
     async def _announce(self, looks: Sequence[DueLook]) -> None:
         if not looks:

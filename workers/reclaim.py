@@ -125,8 +125,7 @@ class Reclaim(Role):
                 logger.info("%s: %s: %d came back from the dead", self.name, inbox.address, moved)
         except AgentBusError as error:
             # The next walk finds what is left.
-            logger.warning("%s: %s: %s", self.name, inbox.address, error, extra={"role": self.name})
-            self.report.failed(error)
+            self.refused(inbox.address, error)
         finally:
             self._running.discard(inbox.address)
             self._places.release()
@@ -141,8 +140,7 @@ class Reclaim(Role):
 
     def _note_refusals(self) -> None:
         for address, error in self._walker.take_refusals().items():
-            logger.warning("%s: %s: %s", self.name, address, error, extra={"role": self.name})
-            self.report.failed(error)
+            self.refused(address, error)
 
 
 def _answer_for(ground: Ground) -> Answer:

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple, TypeVar
 from agentbus.broker.keys import ticking
 from agentbus.broker.schedules import KEEP_ENDED_MS, SELF_TIMED, ScheduleStore, StoredSchedule, Tick
 from agentbus.broker.wake import Claim, Wake
-from agentbus.errors import BrokerError, BrokerRefused, BrokerUnavailable, InvalidValue
+from agentbus.errors import BrokerError, BrokerOutOfMemory, BrokerRefused, BrokerUnavailable, InvalidValue
 from agentbus.message.topics import parse_address
 from agentbus.schedules.definition import Definition
 from agentbus.schedules.misfire import Step
-from workers.role import Ground, Role, logger
+from workers.role import Ground, Role
 from workers.walk import my_addresses
 
 #: Addresses that one claim takes, and schedules of one address that one look takes.
@@ -91,8 +91,8 @@ class Recurring(Role):
             raise
         except BrokerError as error:
             # One address with a key of the wrong type must not keep the others waiting.
-            self._note(claim.address, error)
-            next_ms = claim.score + _BROKEN_MS
+            self.refused(claim.address, error)
+            next_ms = claim.score + (_RETRY_MS if isinstance(error, BrokerOutOfMemory) else _BROKEN_MS)
         await self._ticking.settle(claim, next_ms)
 
     async def _look_at(self, address: str) -> int | None:
@@ -117,11 +117,11 @@ class Recurring(Role):
         except BrokerUnavailable:
             raise
         except InvalidValue as error:
-            self._note(f"{stored.address}:{stored.id}", error)
+            self.refused(f"{stored.address}:{stored.id}", error)
             return _Look(now_ms + _BROKEN_MS, stuck=True)
         except BrokerError as error:
             # The address or the server is full, or a key of the target has another type.
-            self._note(f"{stored.address}:{stored.id}", error)
+            self.refused(f"{stored.address}:{stored.id}", error)
             return _Look(now_ms + _RETRY_MS, stuck=True)
 
     async def _carry_out(self, stored: StoredSchedule, now_ms: int) -> int | None:
@@ -153,10 +153,6 @@ class Recurring(Role):
         """Announce every address that has ticks: announcements can get lost, and the set with its server."""
         async for names in my_addresses(self.ground, self.name):
             await self._ticking.announce_all(await self._store.first_ticks(list(filter(_is_ours, names))))
-
-    def _note(self, where: str, error: Exception) -> None:
-        logger.warning("%s: %s: %s", self.name, where, error, extra={"role": self.name})
-        self.report.failed(error)
 
 
 def _is_ours(address: str) -> bool:

@@ -10,7 +10,7 @@ from agentbus.broker.inbox import Inbox
 from agentbus.broker.retention import ChannelRetention, InboxRetention
 from agentbus.errors import BrokerRefused
 from workers import walk
-from workers.role import Ground, Role, logger
+from workers.role import Ground, Role
 
 #: Seconds between passes over the addresses; most of them rest meanwhile.
 _PASS_INTERVAL = 1.0
@@ -96,8 +96,7 @@ class Retention(Role):
                 await self._count_missing(address, place)
         except BrokerRefused as error:
             # One address with a key of the wrong type keeps no other from its turn.
-            logger.warning("%s: %s: %s", self.name, address, error, extra={"role": self.name})
-            self.report.failed(error)
+            self.refused(address, error)
             place.rest, more = _LONGEST_INTERVAL, False
         place.look_at = now if more else now + place.rest
 

@@ -7,13 +7,14 @@ import logging
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from agentbus.broker.worker_registry import RoleState
 from agentbus.bus import Bus
-from agentbus.errors import AgentBusError
+from agentbus.errors import AgentBusError, BrokerRefused
 from workers.settings import WorkerSettings
 from workers.share import Share
 from workers.standing import Standing
@@ -22,6 +23,8 @@ logger = logging.getLogger("agentbus.workers")
 
 #: Pauses after a failed step, in seconds: from the first to the longest.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
+#: Seconds until the same refusal of the same address is logged again.
+_AGAIN = 600.0
 
 
 @dataclass(slots=True)
@@ -81,6 +84,8 @@ class Role(ABC):
     def __init__(self, ground: Ground) -> None:
         self.ground = ground
         self.report = Report()
+        #: (address, what was said of it) to when.
+        self._said: dict[tuple[str, str], float] = {}
 
     async def start(self) -> None:
         """Prepare; an error ends the process with its reason."""
@@ -93,6 +98,23 @@ class Role(ABC):
     async def stop(self) -> None:
         """Let go of what `start` took."""
         return
+
+    @contextmanager
+    def apart(self, address: str) -> Iterator[None]:
+        """Keep what the broker refuses at one address (a key of another type, no right to it) from stopping
+        the work at all others: it is noted, and the block ends."""
+        try:
+            yield
+        except BrokerRefused as error:
+            self.refused(address, error)
+
+    def refused(self, address: str, error: Exception) -> None:
+        """Note what is wrong with one address. The log has it once in ten minutes, not with each walk."""
+        self.report.failed(error)
+        now, what = time.monotonic(), (address, str(error))
+        if now - self._said.get(what, -_AGAIN) >= _AGAIN:
+            self._said = {said: at for said, at in self._said.items() if now - at < _AGAIN} | {what: now}
+            logger.warning("%s: %s: %s", self.name, address, error, extra={"role": self.name})
 
     async def every(self, interval: float, step: Callable[[], Awaitable[None]]) -> None:
         """Run a step each ``interval`` seconds until the process stops.

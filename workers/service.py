@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from agentbus.errors import AgentBusError, BrokerError, ConfigurationError
+from agentbus.errors import AgentBusError, BrokerError, BrokerUnavailable, ConfigurationError
 from agentbus.receive.subscriber import first_error
 from workers.membership import Membership
 from workers.role import Ground, Role, logger
@@ -58,7 +58,7 @@ class Service:
             self._started.append(role)
             try:
                 await role.start()
-            except ConfigurationError:
+            except (ConfigurationError, BrokerUnavailable):
                 raise
             except Exception as error:
                 raise _ended(role.name, "it did not start: " + _why(error), error) from error

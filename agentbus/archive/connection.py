@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from agentbus.errors import (
     ArchiveError,
     ArchiveRefused,
+    ArchiveTimeout,
     ArchiveUnavailable,
     ConfigurationError,
 )
@@ -146,6 +147,13 @@ class Database:
             return ArchiveRefused(text)
         if isinstance(error, psycopg.errors.UndefinedTable):
             return ArchiveError(f"{text}. The worker `archive` makes the tables when it starts")
+        if isinstance(error, psycopg.errors.InsufficientPrivilege):
+            return ArchiveError(
+                f"{text}. The worker `archive` needs the right to create in the database, or a schema of its "
+                f"own named {self.schema}; whoever reads history needs USAGE on it and SELECT on its tables"
+            )
+        if isinstance(error, psycopg.errors.QueryCanceled):
+            return ArchiveTimeout(text)
         if state == _READ_ONLY or isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
             return ArchiveUnavailable(text)
         return ArchiveError(text)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 #: Advisory locks are numbers that all programs on a database share; these are the bytes of "agentbus".
 LOCK = int.from_bytes(b"agentbus", "big")
 
+#: The first that attaches partitions without locking readers out.
+OLDEST_SERVER = 12
+
 _TABLE = """CREATE TABLE IF NOT EXISTS migrations (
     number integer PRIMARY KEY,
     name text NOT NULL,
@@ -49,11 +52,12 @@ async def migrate(database: Database, known: list[Migration] | None = None) -> l
     """Bring the tables up to date; returns the files applied.
 
     All or nothing, under a lock: several workers may start at once. Raises `ConfigurationError` when a file
-    that was applied has another content now.
+    that was applied has another content now, or the server is too old.
     """
     wanted = migrations() if known is None else known
 
     async def apply(connection: AsyncConnection[Any]) -> list[str]:
+        check_version(connection.info.server_version)
         await connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
         await _make_schema(connection, database.schema)
         await connection.execute(_TABLE)
@@ -70,6 +74,15 @@ async def migrate(database: Database, known: list[Migration] | None = None) -> l
         return [each.name for each in missing]
 
     return await database.run(apply)
+
+
+def check_version(number: int) -> None:
+    """Raise `ConfigurationError` for a server that is too old; ``number`` as the driver has it, 150004."""
+    if number < OLDEST_SERVER * 10_000:
+        raise ConfigurationError(
+            f"the archive needs PostgreSQL {OLDEST_SERVER} or newer, and this is {number // 10_000}: older "
+            "ones cannot attach a partition while somebody reads"
+        )
 
 
 async def _make_schema(connection: AsyncConnection[Any], schema: str) -> None:

@@ -63,6 +63,17 @@ class Partitions:
         second = next_month(first)
         await self.ensure((first, second, next_month(second)))
 
+    async def server_time(self) -> datetime:
+        """Return what PostgreSQL's clock says."""
+
+        async def ask(connection: AsyncConnection[Any]) -> datetime:
+            rows = await connection.execute("SELECT clock_timestamp()")
+            found = await rows.fetchone()
+            assert found is not None and isinstance(found[0], datetime)
+            return found[0]
+
+        return await self._database.run(ask)
+
     async def drop_before(self, moment: datetime) -> list[str]:
         """Drop every partition that ended before a moment; returns their names."""
 

@@ -6,6 +6,7 @@ what is not archived yet, so that one query can go on where the other ends.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,19 @@ from typing import TYPE_CHECKING, Any
 from agentbus.archive.connection import Database
 from agentbus.archive.rows import moment_of
 from agentbus.broker.inspection.kept import Point, Window
+from agentbus.errors import ArchiveTimeout
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
+#: Rows that one statement with a filter looks through, and how long it may take.
+_MOST_ROWS, _LEAST_ROWS = 20_000, 20
+_FILTER_SECONDS = 5.0
+#: What stands the same in the text of a jsonb value: words, and digits that are no part of an exponent.
+#: Letters beyond ASCII do not, because what `lower` makes of them depends on the database.
+_WORDS = re.compile(r"[a-z]{2,}|(?<![-+.\de])\d{2,}(?![.\de])")
+#: All that JSON writes in letters outside of strings.
+_LITERALS = ("true", "false", "null")
 _EVERYTHING = Window(None, None, newest_first=True)
 _COLUMNS = (
     "address, stream, entry_ms || '-' || entry_seq, ended_ms, ended_seq, ended_index,"
@@ -35,8 +45,14 @@ class ArchiveQuery:
     message_type: str | None = None
     sender: str | None = None
     outcome: str | None = None
-    #: Lower case text in the body. Letters beyond ASCII are not compared: whoever asks looks at them again.
+    #: Lower case text in the body. Only the words in it are compared, because jsonb has its own order of keys
+    #: and way to write numbers: too many are found, and whoever asks looks at the whole text again.
     contains: str | None = None
+
+    @property
+    def filters(self) -> bool:
+        """Whether anything but the window restricts it."""
+        return any(each is not None for each in (self.message_type, self.sender, self.outcome, self.contains))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +79,15 @@ class ArchivedMessage:
         return self.point[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some messages of a window that match."""
+
+    messages: Sequence[ArchivedMessage]
+    #: Reading goes on after this point; None: there is nothing more this way.
+    resume: Point | None
+
+
 class ArchiveReader:
     """Reads one deployment's messages. Each call raises `ArchiveUnavailable` or `ArchiveError`."""
 
@@ -70,16 +95,57 @@ class ArchiveReader:
         """``prefix`` begins the keys of the deployment: several may share a database."""
         self._database = database
         self._prefix = prefix
+        #: Rows that one statement looks through for a filter.
+        self._rows_at_once = _MOST_ROWS
+
+    async def part(self, query: ArchiveQuery, limit: int) -> Part:
+        """Return up to ``limit`` messages, and where to go on: a filter that few match ends before the window
+        does, so that no statement looks through millions of rows.
+
+        Raises `ArchiveTimeout` when even a few rows take too long.
+        """
+        if not query.filters:
+            found = await self.page(query, limit)
+            return Part(found, found[-1].point if len(found) == limit else None)
+        while True:
+            try:
+                part = await self._filtered(query, limit)
+            except ArchiveTimeout:
+                if self._rows_at_once <= _LEAST_ROWS:
+                    raise
+                # Long bodies: fewer of them at once.
+                self._rows_at_once = max(_LEAST_ROWS, self._rows_at_once // 10)
+            else:
+                self._rows_at_once = min(_MOST_ROWS, 2 * self._rows_at_once)
+                return part
+
+    async def _filtered(self, query: ArchiveQuery, limit: int) -> Part:
+        last = await self._last_of(query, self._rows_at_once)
+        conditions = _Conditions(self._prefix, query.address)
+        conditions.add_window(query.window)
+        if last is not None:
+            conditions.add_last(last, query.window.newest_first)
+        conditions.add_filters(query)
+        found = await self._messages(conditions, query.window, limit, _FILTER_SECONDS)
+        return Part(found, found[-1].point if len(found) == limit else last)
+
+    async def _last_of(self, query: ArchiveQuery, rows: int) -> Point | None:
+        """Return the point of the last of the next so many rows; None when there are fewer."""
+        conditions = _Conditions(self._prefix, query.address)
+        conditions.add_window(query.window)
+        sql = (
+            f"SELECT ended_ms, ended_seq, ended_index FROM messages WHERE {conditions.sql} "
+            f"ORDER BY {_order(query.window)} OFFSET %s LIMIT 1"
+        )
+        found = await self._rows(sql, [*conditions.values, rows - 1])
+        return None if not found else (int(found[0][0]), int(found[0][1]), found[0][2])
 
     async def page(self, query: ArchiveQuery, limit: int) -> list[ArchivedMessage]:
         """Return up to ``limit`` messages, in the order of the query's window."""
         conditions = _Conditions(self._prefix, query.address)
         conditions.add_window(query.window)
         conditions.add_filters(query)
-        direction = "DESC" if query.window.newest_first else "ASC"
-        order = ", ".join(f"{name} {direction}" for name in _POINT.strip("()").split(", "))
-        sql = f"SELECT {_COLUMNS} FROM messages WHERE {conditions.sql} ORDER BY {order} LIMIT %s"
-        return [_message(row) for row in await self._rows(sql, [*conditions.values, limit])]
+        return await self._messages(conditions, query.window, limit)
 
     async def edge(self, address: str, *, newest: bool) -> Point | None:
         """Return the point of the newest or the oldest message of an address; None when there is none."""
@@ -93,12 +159,28 @@ class ArchiveReader:
         rows = await self._rows(f"SELECT count(*) FROM messages WHERE {conditions.sql}", conditions.values)
         return int(rows[0][0])
 
-    async def _rows(self, sql: str, values: Sequence[Any]) -> list[Sequence[Any]]:
+    async def _messages(
+        self, conditions: _Conditions, window: Window, limit: int, seconds: float | None = None
+    ) -> list[ArchivedMessage]:
+        sql = f"SELECT {_COLUMNS} FROM messages WHERE {conditions.sql} ORDER BY {_order(window)} LIMIT %s"
+        return [_message(row) for row in await self._rows(sql, [*conditions.values, limit], seconds)]
+
+    async def _rows(
+        self, sql: str, values: Sequence[Any], seconds: float | None = None
+    ) -> list[Sequence[Any]]:
         async def read(connection: AsyncConnection[Any]) -> list[Sequence[Any]]:
+            if seconds is not None:
+                limit = str(round(seconds * 1000))
+                await connection.execute("SELECT set_config('statement_timeout', %s, true)", (limit,))
             found = await connection.execute(sql.encode(), values)
             return list(await found.fetchall())
 
         return await self._database.run(read)
+
+
+def _order(window: Window) -> str:
+    direction = "DESC" if window.newest_first else "ASC"
+    return ", ".join(f"{name} {direction}" for name in _POINT.strip("()").split(", "))
 
 
 class _Conditions:
@@ -125,6 +207,12 @@ class _Conditions:
                 self.add(f"{_POINT} {sign} (%s, %s, %s)", *point)
                 self.add(f"ended_at {sign}= %s", moment_of(point[0]))
 
+    def add_last(self, last: Point, newest_first: bool) -> None:
+        """End the window with a point that still belongs to it."""
+        sign = ">=" if newest_first else "<="
+        self.add(f"{_POINT} {sign} (%s, %s, %s)", *last)
+        self.add(f"ended_at {sign} %s", moment_of(last[0]))
+
     def add_filters(self, query: ArchiveQuery) -> None:
         """Restrict what messages are."""
         if query.message_type is not None and query.message_type.endswith(".*"):
@@ -137,13 +225,21 @@ class _Conditions:
             self.add("outcome = %s", query.outcome)
         if query.contains is not None:
             # What jsonb cannot hold is looked at by whoever asks.
-            self.add("(envelope IS NULL OR lower((envelope -> 'body')::text) LIKE %s)", _like(query.contains))
+            self.add(
+                "(envelope IS NULL OR lower((envelope -> 'body')::text) LIKE ALL (%s))",
+                _patterns(query.contains),
+            )
 
 
-def _like(text: str) -> str:
-    """Return a pattern for a part; what `lower` makes of letters beyond ASCII depends on the database."""
+def _patterns(text: str) -> list[str]:
+    """Return what the text of a jsonb value is like where it holds a text; others may be like that, too."""
+    words = _WORDS.findall(text)
+    outside = all(any(word in literal for literal in _LITERALS) for word in words if not word.isdigit())
+    if '"' in text or outside:
+        return [f"%{word}%" for word in words]
+    # Within one string, which stands the same in both.
     escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return f"%{''.join(letter if letter.isascii() else '%' for letter in escaped)}%"
+    return [f"%{''.join(letter if letter.isascii() else '%' for letter in escaped)}%"]
 
 
 def _message(row: Sequence[Any]) -> ArchivedMessage:

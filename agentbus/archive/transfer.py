@@ -6,11 +6,13 @@ because what is written again has the name it had before.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from agentbus.archive.writer import ArchiveWriter
 from agentbus.broker.archiving import ArchivedAddress, ArchivedChannel, ArchivedInbox, Ended, Position
+from agentbus.errors import BrokerRefused
 
 #: Records of one look; each may speak of a thousand entries.
 _RECORDS = 200
@@ -48,8 +50,6 @@ class _Batch:
     """What was read and is not committed."""
 
     messages: list[Ended] = field(default_factory=list)
-    #: Of settlements that list more than they ended: written after the others, unless they are there.
-    doubtful: list[Ended] = field(default_factory=list)
     size: int = 0
     _seen: set[tuple[str, str, str]] = field(default_factory=set)
 
@@ -58,15 +58,14 @@ class _Batch:
         """Whether it is time to commit."""
         return len(self._seen) >= _MOST_MESSAGES or self.size >= _MOST_BYTES
 
-    def add(self, messages: Sequence[Ended], doubtful: bool) -> None:
+    def add(self, messages: Sequence[Ended]) -> None:
         """Take messages in the order of their records: an entry ended by the first that lists it."""
         for message in messages:
             name = (message.address, message.stream, message.entry_id)
-            if name in self._seen:
-                continue
-            self._seen.add(name)
-            self.size += message.size
-            (self.doubtful if doubtful else self.messages).append(message)
+            if name not in self._seen:
+                self._seen.add(name)
+                self.size += message.size
+                self.messages.append(message)
 
 
 class Transfer:
@@ -88,11 +87,20 @@ class Transfer:
         return await self._take_ended(source, position)
 
     async def flush(self) -> None:
-        """Commit what was read, then move the positions. After an error the round begins anew."""
+        """Commit what was read, then move the positions. After an error the round begins anew.
+
+        Raises `BrokerRefused` for an address that does not take its position, when all others have theirs.
+        """
         advances, self._advances = self._advances, []
         await self._commit()
+        refusals = []
         for each in advances:
-            await each.source.advance(each.start, each.to, each.committed, each.missing)
+            try:
+                await each.source.advance(each.start, each.to, each.committed, each.missing)
+            except BrokerRefused as error:
+                refusals.append(BrokerRefused(f"{each.source.address}: {error}"))
+        if refusals:
+            raise refusals[0]
 
     def reset(self) -> None:
         """Forget what was read and not committed."""
@@ -102,14 +110,12 @@ class Transfer:
         page = await inbox.records(position.to, _RECORDS)
         if not page.any and position.has_border:
             return Taken(False, False)
-        committed = missing = 0
-        for record in page.records:
-            found = 0
-            async for messages in inbox.bodies(record):
-                found += len(messages)
-                await self._add(messages, record.doubtful)
-            committed += record.count
-            missing += max(0, record.count - found)
+        found: Counter[tuple[int, int]] = Counter()
+        async for messages in inbox.bodies(page.records):
+            found.update((each.ended_ms, each.ended_seq) for each in messages)
+            await self._add(messages)
+        committed = sum(record.count for record in page.records)
+        missing = sum(max(0, record.count - found[record.at]) for record in page.records)
         if missing:
             self._told(
                 "archive_missing", inbox.address,
@@ -123,12 +129,12 @@ class Transfer:
         page = await channel.messages(position.to)
         if not page.messages:
             return Taken(False, False)
-        await self._add(page.messages, False)
+        await self._add(page.messages)
         await self._note(_Advance(channel, position.to, page.to, len(page.messages), 0))
         return Taken(True, page.more)
 
-    async def _add(self, messages: Sequence[Ended], doubtful: bool) -> None:
-        self._batch.add(messages, doubtful)
+    async def _add(self, messages: Sequence[Ended]) -> None:
+        self._batch.add(messages)
         if self._batch.full:
             # In the middle of a record: committed now, so that memory stays bounded; the position waits.
             await self._commit()
@@ -140,11 +146,10 @@ class Transfer:
 
     async def _commit(self) -> None:
         batch, self._batch = self._batch, _Batch()
-        for messages, unless_there in ((batch.messages, False), (batch.doubtful, True)):
-            written = await self._writer.write(messages, unless_there=unless_there)
-            self.added += written.added
-            for message, reason in written.refused:
-                self._told(
-                    "archive_refused", message.address,
-                    f"entry {message.entry_id} of {message.stream} is kept in the table `refused`: {reason}",
-                )  # fmt: skip
+        written = await self._writer.write(batch.messages)
+        self.added += written.added
+        for message, reason in written.refused:
+            self._told(
+                "archive_refused", message.address,
+                f"entry {message.entry_id} of {message.stream} is kept in the table `refused`: {reason}",
+            )  # fmt: skip

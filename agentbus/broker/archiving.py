@@ -6,15 +6,17 @@ its log. The position in the stream moves by compare-and-set after the archive h
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from agentbus.broker import keys
+from agentbus.broker.backlog import Backlog, backlog_call, backlog_of, backlogs
 from agentbus.broker.connection import Argument, Broker
 from agentbus.broker.keys import SOURCES, channel_keys, inbox_keys
 from agentbus.broker.scripts import Call, load, run
-from agentbus.errors import BrokerRefused
+from agentbus.errors import BrokerError, BrokerRefused
 
 START = "0-0"
 LARGEST = "18446744073709551615-18446744073709551615"
@@ -22,6 +24,8 @@ LARGEST = "18446744073709551615-18446744073709551615"
 TERMINAL = frozenset(("processed", "expired", "cancelled", "discarded", "resolved", "moved"))
 #: How a message of a channel "ends": it is history from the moment it is in the log.
 LOGGED = "logged"
+#: Addresses looked at in one round trip.
+_LOOKS = 200
 #: Entries asked for at once, before anything is known of their size.
 _FIRST_CHUNK, _LARGEST_CHUNK = 16, 500
 #: Bytes of bodies asked for at once, by the average of those before.
@@ -46,9 +50,9 @@ class EndRecord:
         return time_of(self.record_id)
 
     @property
-    def doubtful(self) -> bool:
-        """Whether some of the entries listed ended by an earlier record."""
-        return self.count < len(self.entries)
+    def at(self) -> tuple[int, int]:
+        """Its place in the order of history, as `Ended.ended_ms` and `Ended.ended_seq` have it."""
+        return time_of(self.record_id), number_of(self.record_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,19 +103,6 @@ class LogPage:
 
 
 @dataclass(frozen=True, slots=True)
-class Backlog:
-    """How far the archive is behind at one address."""
-
-    #: Age of the oldest that is not archived, in ms.
-    lag_ms: int
-    #: Messages that have ended and are not archived, where they count against the limit; else 0.
-    unarchived: int
-    #: Messages committed, and those of them that had left Redis before.
-    archived: int
-    missing: int
-
-
-@dataclass(frozen=True, slots=True)
 class Position:
     """How far the archive has taken an address."""
 
@@ -139,9 +130,7 @@ class ArchiveSwitch:
 
     async def turn_on(self) -> None:
         """From now on nothing that has ended leaves Redis before it is archived."""
-        now = int((await self._broker.execute("TIME"))[0]) * 1000
-        await self._broker.execute("HSETNX", self._key, "since", now)
-        await self._broker.execute("HSET", self._key, "on", 1)
+        await run(self._broker, Call(load("archive_on"), (self._key,), ()))
 
     async def turn_off(self) -> None:
         """From now on history goes when retention says so, archived or not."""
@@ -177,24 +166,20 @@ class _Archived:
         reply = await run(self._broker, Call(load("archived"), self._keys, arguments))
         return bool(reply[0] == b"advanced")
 
-    async def policy_fields(self) -> dict[str, str]:
-        """Return the declared policy as it is stored; empty when there is none."""
-        items = iter(await self._broker.execute("HGETALL", self._policy))
-        return {
-            name.decode(): value.decode(errors="replace") for name, value in zip(items, items, strict=True)
-        }
+    async def _rows_after(self, stream: str, position: str, most: int) -> Sequence[Any]:
+        # There is no id after the largest, and the server refuses to look for one.
+        if position == LARGEST:
+            return ()
+        rows: Sequence[Any] = await self._broker.execute("XRANGE", stream, f"({position}", "+", "COUNT", most)
+        return rows
+
+    def look(self) -> Call:
+        """Return the look at what is not archived yet; see `backlogs`."""
+        return backlog_call(self._keys[0], self._keys[1], self._keys[2], self._policy, self._field)
 
     async def backlog(self) -> Backlog:
         """Return how far the archive is behind."""
-        position = await self.position()
-        time = await self._broker.execute("TIME")
-        first = await self._broker.execute("XRANGE", self._keys[2], _after(position.to), "+", "COUNT", 1)
-        now = int(time[0]) * 1000 + int(time[1]) // 1000
-        lag = max(0, now - time_of(first[0][0].decode())) if first else 0
-        names = ("archiving", "archived", "archive_missing", *sorted(TERMINAL))
-        archiving, *counted = await self._broker.execute("HMGET", self._keys[1], *names)
-        archived, missing, *ended = (int(count or 0) for count in counted)
-        return Backlog(lag, max(0, sum(ended) - archived) if archiving == b"1" else 0, archived, missing)
+        return backlog_of(await run(self._broker, self.look()))
 
 
 class ArchivedInbox(_Archived):
@@ -225,7 +210,7 @@ class ArchivedInbox(_Archived):
 
     async def records(self, after: str, most: int) -> Page:
         """Return what ended after a position, so many records at most; one may speak of a thousand."""
-        rows = await self._broker.execute("XRANGE", self._outcomes, _after(after), "+", "COUNT", most)
+        rows = await self._rows_after(self._outcomes, after, most)
         if not rows:
             return Page((), after, any=False, more=False)
         records = [self._record(row[0].decode(), row[1]) for row in rows]
@@ -253,20 +238,28 @@ class ArchivedInbox(_Archived):
             min(int(count), len(entries)) if count.isdigit() else len(entries),
         )  # fmt: skip
 
-    async def bodies(self, record: EndRecord) -> AsyncIterator[list[Ended]]:
-        """Yield the messages of a record that are still there, some megabytes at a time."""
-        left = [(index, *entry) for index, entry in enumerate(record.entries) if entry[0] in self._streams]
+    async def bodies(self, records: Sequence[EndRecord]) -> AsyncIterator[list[Ended]]:
+        """Yield the messages of some records that are still there, some megabytes at a time.
+
+        Records are read together: where each ends a single message, a round trip for each would be most of
+        the work.
+        """
+        left = deque(
+            (record, index, stream, entry_id)
+            for record in records
+            for index, (stream, entry_id) in enumerate(record.entries)
+            if stream in self._streams
+        )
         while left:
-            chunk, left = left[: self._chunk()], left[self._chunk() :]
+            chunk = [left.popleft() for _ in range(min(self._chunk(), len(left)))]
             replies = await self._broker.pipeline(
-                [("XRANGE", self._streams[stream], entry_id, entry_id) for _, stream, entry_id in chunk]
+                [("XRANGE", self._streams[stream], entry_id, entry_id) for _, _, stream, entry_id in chunk]
             )
-            found = []
-            for (index, stream, entry_id), reply in zip(chunk, replies, strict=True):
-                entry = _first(reply)
-                if entry is not None:
-                    ended = _ended(record, self.address, stream, entry_id, entry)
-                    found.append(replace(ended, ended_index=index))
+            found = [
+                _ended(record, self.address, stream, entry_id, index, fields)
+                for (record, index, stream, entry_id), reply in zip(chunk, replies, strict=True)
+                if (fields := _first(reply)) is not None
+            ]
             self._learn(found)
             yield found
 
@@ -294,7 +287,7 @@ class ArchivedChannel(_Archived):
         most = _FIRST_CHUNK
         if self._average:
             most = max(1, min(_LARGEST_CHUNK, int(_CHUNK_BYTES / self._average)))
-        rows = await self._broker.execute("XRANGE", self._log, _after(after), "+", "COUNT", most)
+        rows = await self._rows_after(self._log, after, most)
         if not rows:
             return LogPage((), after, more=False)
         messages = tuple(_logged(self.address, row[0].decode(), row[1]) for row in rows)
@@ -312,9 +305,16 @@ def archived_address(broker: Broker, prefix: str, address: str) -> ArchivedAddre
     return kind(broker, prefix, address)
 
 
-def _after(position: str) -> str:
-    # There is no id after the largest, and the server refuses to look for one: that entry is then read again.
-    return position if position == LARGEST else f"({position}"
+async def backlogs_of(
+    broker: Broker, prefix: str, addresses: Sequence[str]
+) -> list[tuple[ArchivedAddress, Backlog | BrokerError]]:
+    """Return how far the archive is behind at each address, or why that cannot be told."""
+    sources = [archived_address(broker, prefix, address) for address in addresses]
+    found: list[tuple[ArchivedAddress, Backlog | BrokerError]] = []
+    for begin in range(0, len(sources), _LOOKS):
+        some = sources[begin : begin + _LOOKS]
+        found += zip(some, await backlogs(broker, [source.look() for source in some]), strict=True)
+    return found
 
 
 def _first(reply: Any) -> Sequence[bytes] | None:
@@ -346,11 +346,13 @@ class _Fields:
         return fields
 
 
-def _ended(record: EndRecord, address: str, stream: str, entry_id: str, flat: Sequence[bytes]) -> Ended:
+def _ended(
+    record: EndRecord, address: str, stream: str, entry_id: str, index: int, flat: Sequence[bytes]
+) -> Ended:
     fields = _Fields.of(flat)
     return Ended(
         address, stream, entry_id, record.at_ms, record.outcome, record.consumer, fields.message,
-        fields.state, tuple(fields.others), number_of(record.record_id),
+        fields.state, tuple(fields.others), number_of(record.record_id), index,
     )  # fmt: skip
 
 

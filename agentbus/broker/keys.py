@@ -199,8 +199,9 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "Counters: accepted, processed, expired, cancelled, discarded, resolved, moved; the transitions "
         "retried, deferred, bounced, released, reclaimed, parked, redriven; vanished; `added:<stream>` "
         "(entries that scripts added); `handmade` (entries that no script added, as of the last sweep); "
-        "`served` (when somebody first served the address, ms); `archived`, `archive_missing`, and "
-        "`archiving` (1 where ended messages count against the limit until they are archived); `announced` "
+        "`served` (when somebody first served the address, ms); `archived`, `archive_missing`, "
+        "`archiving` (1 where ended messages count against the limit until they are archived) and "
+        "`forgiven` (ended ones that do not, because they ended before); `announced` "
         "(how far its dead letters were announced, ms).",
         "every script",
         "as long as the address",

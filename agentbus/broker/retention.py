@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from agentbus.broker.archiving import ArchiveSwitch
@@ -27,6 +27,8 @@ from agentbus.settings import RetentionSettings
 _PRUNE_STEP, _LAPSE_STEP = 200, 200
 #: Waiting messages that are counted one by one to find out whether any are missing.
 _MOST_COUNTED = 500
+#: The log of the status, which a worker writes each 15 seconds.
+STATUS_ADDRESS = "system.bus"
 #: What `Inbox` counts when a message ends; a change says that there may be something to do.
 _ENDINGS = ("processed", "expired", "cancelled", "discarded", "resolved", "moved")
 
@@ -180,8 +182,17 @@ class ChannelRetention:
         reply = await self._broker.execute("HGETALL", self._keys.policy)
         policy = parse_policy(_texts(reply), self._keys.address, self._keys.policy, self._events)
         archiving = await self._switch.since_ms() is not None
-        kept = Kept.of(policy, self._defaults, self._defaults.channel_messages, archiving)
+        kept = Kept.of(*self._standard(policy), archiving)
         return await _repeat(self._trim_log, kept, most_steps)
+
+    def _standard(self, policy: Policy) -> tuple[Policy, RetentionSettings, int]:
+        """Return what goes where the policy says nothing."""
+        defaults = self._defaults
+        if self._keys.address != STATUS_ADDRESS:
+            return policy, defaults, defaults.channel_messages
+        # Figures of a moment: they are not worth filling the server while an archive is away.
+        lossy = policy if policy.archive is not None else replace(policy, archive="may_lose")
+        return lossy, replace(defaults, bytes=defaults.status_bytes), defaults.status_messages
 
     async def state(self) -> Hashable:
         """Return something that differs as soon as more has been said or archived."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+import typer.core
 
 from agentbus.cli import (
     archive,
@@ -41,7 +42,23 @@ Output: tables on a terminal, JSON lines into a pipe or with --json. NO_COLOR is
 Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 unavailable, 5 timeout.
 """
 
+#: As `--help` lists them: start, send and take, look, mend, declare, serve.
+_ORDER = (
+    "up", "down", "workers", "pub", "sub", "tail", "inbox", "status", "history", "trace", "dlq", "schedule",
+    "policy", "archive", "doctor", "run", "version",
+)  # fmt: skip
+
+
+class _InOrder(typer.core.TyperGroup):
+    """Lists groups among the commands; Typer would put all of them last."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        """Return the names in our order."""
+        return sorted(super().list_commands(ctx), key=_ORDER.index)
+
+
 app = typer.Typer(
+    cls=_InOrder,
     # Plain help: the boxes would cost half of the time that --help may take.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agentbus.broker.archiving import ArchivedInbox, ArchiveSwitch, Backlog, archived_address
+from agentbus.broker.archiving import ArchivedInbox, ArchiveSwitch, archived_address, backlogs_of
+from agentbus.broker.backlog import Backlog
 from agentbus.broker.inspection.inbox_view import known_addresses
 from agentbus.broker.worker_registry import Roll, WorkerRegistry
 from agentbus.cli.output import Output, age, count, moment, new_table
@@ -23,12 +24,9 @@ async def show_status(*, url: str | None, prefix: str | None, as_json: bool) -> 
     async with open_bus(url, prefix) as bus:
         broker, keys_prefix = bus.rooms.broker, bus.settings.prefix
         since = await ArchiveSwitch(broker, keys_prefix).since_ms()
-        backlogs = {
-            address: await archived_address(broker, keys_prefix, address).backlog()
-            for address in await known_addresses(broker, keys_prefix)
-        }
+        found = await _backlogs(bus)
     if output.json:
-        for address, backlog in backlogs.items():
+        for address, backlog in found.items():
             output.record(_record(address, backlog, since))
         return OK
     if since is None:
@@ -36,13 +34,24 @@ async def show_status(*, url: str | None, prefix: str | None, as_json: bool) -> 
         return OK
     output.text(f"the archive is on since {moment(since)}", "green")
     table = new_table("", ["address", ">archived", ">not yet", ">behind", ">missing"])
-    for address, backlog in backlogs.items():
+    for address, backlog in found.items():
         table.add_row(
             address, count(backlog.archived), count(backlog.unarchived),
             age(backlog.lag_ms) if backlog.lag_ms else "·", count(backlog.missing),
         )  # fmt: skip
     output.table(table)
     return OK
+
+
+async def _backlogs(bus: Bus) -> dict[str, Backlog]:
+    broker, prefix = bus.rooms.broker, bus.settings.prefix
+    found: dict[str, Backlog] = {}
+    for source, look in await backlogs_of(broker, prefix, await known_addresses(broker, prefix)):
+        if isinstance(look, Backlog):
+            found[source.address] = look
+        else:
+            say(f"{source.address}: {look}")
+    return found
 
 
 def _record(address: str, backlog: Backlog, since: int | None) -> dict[str, object]:

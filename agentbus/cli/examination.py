@@ -10,7 +10,7 @@ from agentbus.broker.repair import LaneRepair, repair_lanes
 from agentbus.cli.findings import BAD, OK_, WARN, Finding
 from agentbus.cli.findings_addresses import examine_addresses
 from agentbus.cli.findings_server import examine_server
-from agentbus.cli.findings_services import examine_policies, examine_workers
+from agentbus.cli.findings_services import examine_archive, examine_policies, examine_workers
 from agentbus.cli.output import Output, new_table, plural
 from agentbus.cli.session import (
     FAILURE,
@@ -46,6 +46,7 @@ async def _findings(broker: Broker, prefix: str, place: str) -> list[Finding]:
     return [
         *await examine_server(broker, prefix, place),
         *await examine_workers(broker, prefix),
+        *await examine_archive(broker, prefix),
         *await examine_policies(broker, prefix),
         *await examine_addresses(broker, prefix),
     ]

@@ -1,16 +1,21 @@
-"""Findings about what stands beside the messages: workers, and declared policies."""
+"""Findings about what stands beside the messages: workers, the archive, and declared policies."""
 
 from __future__ import annotations
 
+from agentbus.broker.archiving import ArchiveSwitch, backlogs_of
+from agentbus.broker.backlog import Backlog
 from agentbus.broker.connection import Broker
+from agentbus.broker.inspection import known_addresses
 from agentbus.broker.keys import policy as policy_key
 from agentbus.broker.policy_store import PolicyStore
-from agentbus.broker.worker_registry import ABSENT_AFTER_MS, WorkerRegistry
+from agentbus.broker.worker_registry import ABSENT_AFTER_MS, RoleState, WorkerRegistry
 from agentbus.cli.findings import BAD, OK_, WARN, Finding
-from agentbus.cli.output import plural
+from agentbus.cli.output import age, plural
 from agentbus.errors import BrokerRefused, InvalidValue
 from agentbus.message.address_policy import Policies, by_scope
 
+#: Behind by this much, the archive is worth a word; an error that is younger than this may be why.
+_BEHIND_MS, _RECENT_MS = 60_000, 60_000
 _ADVICE = "messages to addresses that nobody serves stay due: agentbus up, or agentbus workers run"
 
 
@@ -28,6 +33,43 @@ async def examine_workers(broker: Broker, prefix: str) -> list[Finding]:
             detail = f"{worker.id} died less than ten minutes ago"
             findings.append(Finding("workers", WARN, detail, "see its log; the others do its share"))
     return findings
+
+
+async def examine_archive(broker: Broker, prefix: str) -> list[Finding]:
+    """Say whether the archive, where one is on, keeps up; nothing where none is."""
+    try:
+        since = await ArchiveSwitch(broker, prefix).since_ms()
+        if since is None:
+            return []
+        roll = await WorkerRegistry(broker, prefix).roll()
+        looks = await backlogs_of(broker, prefix, await known_addresses(broker, prefix))
+    except BrokerRefused:
+        # The key that is wrong is named by the examination of workers or of addresses.
+        return []
+    states = [
+        worker.roles["archive"]
+        for worker in roll.workers
+        if roll.server_ms - worker.seen_at <= ABSENT_AFTER_MS and "archive" in worker.roles
+    ]
+    behind = max((look.lag_ms for _, look in looks if isinstance(look, Backlog)), default=0)
+    return [_of_archive([state for state in states if not state.idle], behind, roll.server_ms)]
+
+
+def _of_archive(working: list[RoleState], behind_ms: int, server_ms: int) -> Finding:
+    if not working:
+        advice = (
+            "nothing leaves Redis before it is archived, and addresses fill up: start a worker with "
+            "AGENTBUS_ARCHIVE, or agentbus archive off"
+        )
+        return Finding("archive", BAD, "it is on, and no worker archives", advice)
+    if behind_ms <= _BEHIND_MS:
+        return Finding("archive", OK_, f"on, {plural(len(working), 'worker')} at it")
+    errors = [
+        state.last_error for state in working if state.error_at and server_ms - state.error_at <= _RECENT_MS
+    ]
+    why = f": {errors[0]}" if errors else ""
+    advice = "until it has caught up history stays and addresses fill up; agentbus archive status"
+    return Finding("archive", WARN, f"{age(behind_ms)} behind{why}", advice)
 
 
 async def examine_policies(broker: Broker, prefix: str) -> list[Finding]:

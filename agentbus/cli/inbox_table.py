@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -26,6 +25,7 @@ from agentbus.broker.inspection.look import format_id
 from agentbus.cli.output import Output, age, colour_of, count, moment, new_table, plural
 from agentbus.cli.policy_table import declared_at, policy_text, shown
 from agentbus.cli.session import NOT_FOUND, OK, Failure, inbox_of, open_broker, say, settings_with
+from agentbus.cli.watching import show
 from agentbus.errors import BrokerRefused
 from agentbus.message.address_policy import Policy
 from agentbus.message.topics import is_channel
@@ -42,7 +42,7 @@ async def show_one(name: str, *, watch: bool, url: str | None, prefix: str | Non
     output = Output(as_json)
     async with open_broker(url) as broker:
 
-        async def look() -> tuple[dict[str, Any], RenderableType]:
+        async def look(_: int) -> tuple[dict[str, Any], RenderableType]:
             view = await inspect_inbox(broker, space, address)
             if not view.exists and not watch and address not in await known_addresses(broker, space):
                 raise Failure(
@@ -56,7 +56,7 @@ async def show_one(name: str, *, watch: bool, url: str | None, prefix: str | Non
             }
             return record, Group(render(view), _policies(declared))
 
-        await _show(look, output, watch)
+        await show(look, output, every=_WATCH_INTERVAL if watch else None)
     return OK
 
 
@@ -73,7 +73,7 @@ async def show_all(*, watch: bool, url: str | None, prefix: str | None, as_json:
                 output.record(_channel_record(channel))
             return OK
 
-        async def look() -> tuple[dict[str, Any], RenderableType]:
+        async def look(_: int) -> tuple[dict[str, Any], RenderableType]:
             inboxes, channels = await _all_totals(broker, space)
             record = {
                 "addresses": [asdict(totals) for totals in inboxes],
@@ -81,7 +81,7 @@ async def show_all(*, watch: bool, url: str | None, prefix: str | None, as_json:
             }
             return record, Group(_render_totals(inboxes), *_render_channels(channels))
 
-        await _show(look, output, watch)
+        await show(look, output, every=_WATCH_INTERVAL if watch else None)
     return OK
 
 
@@ -112,27 +112,6 @@ def _channel_record(channel: ChannelCounts) -> dict[str, Any]:
         "hand_made": channel.hand_made, "last_entry_id": format_id(channel.last_id),
         "last_ms": channel.last_ms,
     }  # fmt: skip
-
-
-async def _show(
-    look: Callable[[], Awaitable[tuple[dict[str, Any], RenderableType]]], output: Output, watch: bool
-) -> None:
-    record, picture = await look()
-    if output.json:
-        output.record(record)
-        while watch:
-            await asyncio.sleep(_WATCH_INTERVAL)
-            output.record((await look())[0])
-        return
-    if not watch:
-        output.console.print(picture)
-        return
-    from rich.live import Live
-
-    with Live(picture, console=output.console, auto_refresh=False) as live:
-        while True:
-            await asyncio.sleep(_WATCH_INTERVAL)
-            live.update((await look())[1], refresh=True)
 
 
 # --- one inbox ---

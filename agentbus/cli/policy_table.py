@@ -13,7 +13,7 @@ from agentbus.cli.session import NOT_FOUND, OK, USAGE, Failure, open_bus, say
 from agentbus.declarations import Declarations
 from agentbus.errors import BrokerRefused, InvalidValue, PolicyConflict
 from agentbus.message.address_policy import DURATIONS, FIELDS, TOPIC_FIELDS, Policy, parse_policy
-from agentbus.message.durations import milliseconds
+from agentbus.message.durations import exact, milliseconds
 from agentbus.message.policy import Retry
 from agentbus.message.topics import parse_scope
 from agentbus.settings import AgentSettings, PublisherSettings, RetentionSettings
@@ -33,6 +33,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "dead_limit": RetentionSettings().dead,
     "dead_age": RetentionSettings().dead_age,
     "dead_retries": 0,
+    "dead_retry_delay": "1h",
 }
 
 
@@ -164,13 +165,7 @@ def policy_text(policy: Policy) -> str:
 
 
 def _readable(name: str, value: Any) -> Any:
-    """Return a value for people; durations exactly, as they can be given: ``1h30m``."""
+    """Return a value for people, as it can be given."""
     if isinstance(value, tuple):
         return ",".join(value)
-    if name not in DURATIONS or value is None:
-        return value
-    left, parts = milliseconds(value, name), ""
-    for size, unit in ((86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")):
-        number, left = divmod(left, size)
-        parts += f"{number}{unit}" if number else ""
-    return parts or "0s"
+    return exact(milliseconds(value, name)) if name in DURATIONS and value is not None else value

@@ -22,6 +22,7 @@ from agentbus.errors import (
     AgentBusError,
     ArchiveUnavailable,
     BrokerUnavailable,
+    ConfigurationError,
     InvalidTopic,
     InvalidValue,
     NoBroker,
@@ -29,8 +30,10 @@ from agentbus.errors import (
     NoSuchAgent,
     NoSuchDeadLetter,
     NoSuchSchedule,
+    PolicyConflict,
     PublishTimeout,
     RequestTimeout,
+    UnsafeBroker,
 )
 from agentbus.events import Event
 from agentbus.message.topics import is_channel, parse_address
@@ -54,11 +57,15 @@ _NO_BROKER = """no broker. Two ways out:
 
 _CODES: tuple[tuple[type[AgentBusError], int], ...] = (
     (InvalidValue, USAGE),
+    # What is stored or set at the broker contradicts; any other configuration is that of the command.
+    (PolicyConflict, FAILURE),
+    (UnsafeBroker, FAILURE),
     (NoSuchAddress, NOT_FOUND),
     (NoSuchAgent, NOT_FOUND),
     (NoSuchDeadLetter, NOT_FOUND),
     (NoSuchSchedule, NOT_FOUND),
     (NoBroker, UNAVAILABLE),
+    (ConfigurationError, USAGE),
     (BrokerUnavailable, UNAVAILABLE),
     (ArchiveUnavailable, UNAVAILABLE),
     (PublishTimeout, TIMEOUT),

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from agentbus.cli.output import Output, age, count, moment, new_table, plural
 from agentbus.cli.session import OK, open_broker, settings_with
+from agentbus.cli.watching import show
 from agentbus.status.reading import last_published, read_status
 from agentbus.status.values import AddressStatus, BusStatus, ChannelStatus, Totals
 
 _WATCH_INTERVAL = 2.0
 #: What has waited for longer than this, in ms, is worth a colour; ten times that another.
 _LONG_MS, _TOO_LONG_MS = 60_000, 600_000
+#: Columns of a terminal from which on rates are shown, and those that the name of an inbox gets at least.
+_WIDE, _NAME = 72, 8
 
 
 async def show_status(*, watch: bool, url: str | None, prefix: str | None, as_json: bool) -> int:
@@ -25,38 +28,20 @@ async def show_status(*, watch: bool, url: str | None, prefix: str | None, as_js
     async with open_broker(url) as broker:
         last = await last_published(broker, space)
 
-        async def look() -> BusStatus:
+        async def look(width: int) -> tuple[Mapping[str, Any], RenderableType]:
             nonlocal last
             last = await read_status(broker, space, last)
-            return last
+            return last.to_record(), render(last, width)
 
-        if watch:
-            await _watch(look, output)
-        elif output.json:
-            output.record((await look()).to_record())
-        else:
-            output.console.print(render(await look()))
+        await show(look, output, every=_WATCH_INTERVAL if watch else None)
     return OK
 
 
-async def _watch(look: Callable[[], Awaitable[BusStatus]], output: Output) -> None:
-    if output.json:
-        while True:
-            output.record((await look()).to_record())
-            await asyncio.sleep(_WATCH_INTERVAL)
-    from rich.live import Live
-
-    with Live(render(await look()), console=output.console, auto_refresh=False) as live:
-        while True:
-            await asyncio.sleep(_WATCH_INTERVAL)
-            live.update(render(await look()), refresh=True)
-
-
-def render(status: BusStatus) -> RenderableType:
-    """Return a status for people."""
+def render(status: BusStatus, width: int = 80) -> RenderableType:
+    """Return a status for people, for a terminal of so many columns."""
     parts: list[RenderableType] = [_headline(status)]
     if status.addresses:
-        parts.append(_inboxes(status))
+        parts.append(_inboxes(status, width))
     else:
         parts.append(Text("\nno inbox is in use yet; send something: agentbus pub agent.reviewer.task '{}'"))
     if status.channels:
@@ -83,12 +68,21 @@ def _megabytes(size: int) -> str:
     return f"{size / 1_000_000:,.1f}"
 
 
-def _inboxes(status: BusStatus) -> RenderableType:
+def _inboxes(status: BusStatus, width: int) -> RenderableType:
     # A terminal may have eighty characters: what would be empty is left out, and lanes go below the name.
-    rates = status.total.accepted_rate is not None
-    columns = ["inbox", ">consumers", ">waiting", ">oldest", ">held", ">due", ">dead"]
-    table = new_table("", columns + [">in/s", ">out/s"] * rates)
+    rates = status.total.accepted_rate is not None and width >= _WIDE
+    columns = [
+        "inbox",
+        ">consumers" if width >= _WIDE else ">served",
+        ">waiting" if width >= _WIDE else ">wait",
+        ">oldest",
+        ">held",
+        ">due",
+    ]
+    table = new_table("", [*columns, ">dead"] + [">in/s", ">out/s"] * rates)
     table.title, table.padding = None, (0, 1, 0, 0)
+    # Numbers without a name say nothing.
+    table.columns[0].min_width = _NAME
     for each in status.addresses:
         waiting = ("~" if each.estimated else "") + count(each.waiting)
         table.add_row(
@@ -139,6 +133,8 @@ def _dead(number: int) -> Text:
 def _rate(rate: float | None) -> str:
     if rate is None:
         return ""
+    if 0 < rate < 0.1:
+        return "<0.1"
     return "·" if rate == 0 else f"{rate:,.1f}" if rate < 100 else f"{rate:,.0f}"
 
 

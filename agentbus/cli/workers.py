@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from agentbus.cli.options import AsJson, Prefix, Url
+
+
+class LogLevel(StrEnum):
+    """From which level on lines are logged."""
+
+    debug = "debug"
+    info = "info"
+    warning = "warning"
+    error = "error"
+
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -53,7 +64,17 @@ def run_workers(
             "--policies", help="Declare the policies of this file (TOML or JSON).", show_default=False
         ),
     ] = None,
-    log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
+    archive: Annotated[
+        str | None,
+        typer.Option(
+            "--archive",
+            metavar="DSN",
+            help="The archive's database, postgresql://user@host/database. Left out: AGENTBUS_ARCHIVE, else "
+            "no archive. Others on this machine can read a command line: a password belongs in ~/.pgpass.",
+            show_default=False,
+        ),
+    ] = None,
+    log_level: Annotated[LogLevel, typer.Option("--log-level", help="How much is logged.")] = LogLevel.info,
 ) -> None:
     """Run workers in this process until SIGTERM or Ctrl-C, which let them end their step; a second one ends
     them at once. Exit codes: 0 told to stop, 1 a role failed, 2 usage, 4 no broker.
@@ -67,8 +88,8 @@ def run_workers(
     from agentbus.cli.services import become_workers
     from agentbus.cli.session import run
 
-    options = ["--log-level", log_level]
-    for name, value in (("--prefix", prefix), ("--policies", policies)):
+    options = ["--log-level", log_level.value]
+    for name, value in (("--prefix", prefix), ("--policies", policies), ("--archive", archive)):
         if value is not None:
             options += [name, str(value)]
     run(lambda: become_workers(url, [*options, *(roles or ())]))

@@ -23,7 +23,9 @@ async def show_workers(*, url: str | None, prefix: str | None, as_json: bool) ->
     output = Output(as_json)
     async with open_broker(url) as broker:
         roll = await WorkerRegistry(broker, settings_with(prefix).prefix).roll()
-    found = sorted(roll.workers, key=lambda worker: (worker.host, worker.started_at, worker.id))
+    found = sorted(
+        roll.workers, key=lambda each: (not lives(each, roll), each.host, each.started_at, each.id)
+    )
     if output.json:
         for worker in found:
             output.record(record_of(worker, roll))
@@ -44,6 +46,7 @@ def record_of(worker: WorkerState, roll: Roll) -> dict[str, Any]:
     """Return a worker as JSON."""
     return {
         **asdict(worker),
+        "roles": {name: asdict(state) for name, state in sorted(worker.roles.items())},
         "phase": worker.phase if lives(worker, roll) else "dead",
         "seen_ago_ms": max(0, roll.server_ms - worker.seen_at),
     }
@@ -60,12 +63,15 @@ def _show(worker: WorkerState, roll: Roll, output: Output) -> None:
     output.console.print(Text.assemble((worker.id, "bold"), "  ", (phase, colour), (about, "dim")))
     table = new_table("", ["  role", ">lag", ">steps", "last error"])
     table.title = None
-    for name, state in worker.roles.items():
+    for name, state in sorted(worker.roles.items()):
         table.add_row(f"  {name}", *_role(state), style="dim" if phase == "dead" else None)
     output.table(table)
 
 
 def _role(state: RoleState) -> tuple[Any, ...]:
     late = state.lag_ms is not None and state.lag_ms > _LATE_MS
-    error = f"{moment(state.error_at)} {state.last_error}" if state.last_error else ""
-    return Text(age(state.lag_ms), "yellow" if late else ""), f"{state.steps:,}", Text(error, "yellow")
+    if state.last_error:
+        note = Text(f"{moment(state.error_at)} {state.last_error}", "yellow")
+    else:
+        note = Text(state.idle, "dim")
+    return Text(age(state.lag_ms), "yellow" if late else ""), f"{state.steps:,}", note

@@ -21,6 +21,7 @@ class LazyArchive:
         self._dsn = dsn
         self._prefix = prefix
         self._database: Database | None = None
+        self._reads: ArchiveReader | None = None
 
     async def edge(self, address: str, *, newest: bool) -> Point | None:
         """Return the point of the newest or the oldest message it has; None when it has none."""
@@ -35,13 +36,12 @@ class LazyArchive:
         from agentbus.archive.reader import ArchiveQuery
 
         asked = ArchiveQuery(query.address, window, query.type, query.sender, query.outcome, query.grep)
-        found = await self._reader().page(asked, most)
-        more = len(found) == most
-        return Stretch([_kept(one) for one in found], found[-1].point if more else None)
+        part = await self._reader().part(asked, most)
+        return Stretch([_kept(one) for one in part.messages], part.resume)
 
     async def close(self) -> None:
         """Disconnect; the next call connects again."""
-        database, self._database = self._database, None
+        database, self._database, self._reads = self._database, None, None
         if database is not None:
             await database.close()
 
@@ -49,9 +49,10 @@ class LazyArchive:
         from agentbus.archive.connection import Database
         from agentbus.archive.reader import ArchiveReader
 
-        if self._database is None:
+        if self._reads is None:
             self._database = Database(self._dsn)
-        return ArchiveReader(self._database, self._prefix)
+            self._reads = ArchiveReader(self._database, self._prefix)
+        return self._reads
 
 
 @asynccontextmanager

@@ -8,12 +8,14 @@ part of its own, before the newest end.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from agentbus.broker.inspection.kept import LAST_OF_RECORD, Kept, Point, Stretch, Window
 from agentbus.broker.inspection.look import EntryId
 from agentbus.errors import ArchiveError, InvalidValue
+from agentbus.history.completeness import COUNTED_RECORDS, Completeness
 from agentbus.history.cursor import Cursor, decode_cursor
 from agentbus.history.entry import HistoryEntry, HistoryGap, HistoryPage, entry_of
 from agentbus.history.query import HistoryQuery
@@ -24,10 +26,10 @@ MOST_ENTRIES = 10_000
 _SCANNED = 5_000
 #: Reads for one page: records of moves tell of no end and may be many.
 _READS = 500
+#: Seconds for one page when filters decide: an archive may have to look through millions of rows.
+_SECONDS = 10.0
 #: Messages of one read: a body may be a megabyte.
 _CHUNK = 64
-#: Records counted to learn whether any is missing.
-_COUNTED_RECORDS = 200_000
 
 
 async def read_page(
@@ -58,6 +60,8 @@ class _Page:
         self._archive = archive
         self._query = query
         self._limit = limit
+        self._completeness = Completeness(shelf, archive, query)
+        self._until = time.monotonic() + _SECONDS
         self._is_first = place is None
         self._stages = list(query.stages if place is None else _rest(query.stages, place.stage))
         self._point: Point | None = None if place is None else place.point
@@ -82,7 +86,7 @@ class _Page:
             # Above Redis' own newest record when Redis was emptied and the archive was not.
             self._top = newest if self._border is None else max(newest, self._border[:2])
         if self._is_first and self._query.oldest_first and "ended" in self._stages:
-            await self._check_beginning()
+            await self._check(self._completeness.at_beginning)
         while self._stages and len(self._entries) < self._limit:
             if self._spent():
                 self._gap("scan", "many messages were read and few match; go on with the cursor")
@@ -97,6 +101,8 @@ class _Page:
         return HistoryPage(tuple(self._entries), self._next(), tuple(self._gaps.values()))
 
     def _spent(self) -> bool:
+        if self._query.filters and self._reads and time.monotonic() >= self._until:
+            return True
         return self._reads >= _READS or (self._query.reads_bodies and self._scanned >= _SCANNED)
 
     def _next(self) -> str | None:
@@ -142,7 +148,7 @@ class _Page:
         assert ends is not None and self._top is not None
         newest = (await ends.tally()).newest
         window = Window((*self._top, LAST_OF_RECORD), (*newest, LAST_OF_RECORD), False)
-        ended = await ends.named(window, _COUNTED_RECORDS) if newest > self._top else set()
+        ended = await ends.named(window, COUNTED_RECORDS) if newest > self._top else set()
         if ended and ends_follow and self._lists_from_begin:
             # All on this page: each is shown once, with its end.
             stay = [index for index, name in enumerate(self._names) if name not in ended]
@@ -169,7 +175,7 @@ class _Page:
             if stretch is None:
                 return
             if self._point == self._border and not self._query.oldest_first:
-                await self._check_seam()
+                await self._check(self._completeness.at_seam)
             await self._take_all(stretch, "archive")
         else:
             stretch = await self._shelf.ends.read(self._above_border(window), self._room())
@@ -185,7 +191,7 @@ class _Page:
             self._point = self._border
         else:
             if not self._query.oldest_first:
-                await self._check_beginning()
+                await self._check(self._completeness.at_beginning)
             await self._finish_stage()
 
     def _crosses(self, where: str) -> bool:
@@ -234,7 +240,7 @@ class _Page:
             self._entries.append(entry)
             self._names.append((kept.stream, kept.entry_id))
 
-    # --- is anything missing? ---
+    # --- the archive ---
 
     async def _find_border(self) -> Point | None:
         if self._archive is None or "ended" not in self._stages:
@@ -259,70 +265,16 @@ class _Page:
         self._border = None
         self._gap("archive", f"the archive cannot be reached, so only Redis was read: {error}")
 
-    async def _check_seam(self) -> None:
-        """Name what is in neither store although the other one has what is older."""
-        tally = await self._shelf.ends.tally()
-        assert self._border is not None
-        if tally.oldest is not None and (*tally.oldest, 0) > self._border:
-            await self._check_books(tally.oldest)
-
-    async def _check_beginning(self) -> None:
-        """Name what was removed before the oldest message there is."""
-        tally = await self._shelf.ends.tally()
-        since = self._query.since_ms
-        oldest = tally.oldest
-        if self._border is not None and (oldest is None or (*oldest, 0) <= self._border):
-            oldest = await self._oldest_archived()
-        if since is not None and oldest is not None and oldest[0] < since:
-            return
-        await self._check_books(oldest)
-
-    async def _oldest_archived(self) -> EntryId | None:
-        assert self._archive is not None
+    async def _check(self, check: Callable[[Point | None], Awaitable[HistoryGap | None]]) -> None:
+        """Note what a check finds to be missing."""
         try:
-            found = await self._archive.edge(self._shelf.address, newest=False)
+            gap = await check(self._border)
         except ArchiveError as error:
             self._lose_archive(error)
-            return None
-        return None if found is None else found[:2]
-
-    async def _check_books(self, oldest: EntryId | None) -> None:
-        tally = await self._shelf.ends.tally()
-        window = Window(self._border, (*tally.newest, LAST_OF_RECORD), False)
-        found = await self._shelf.ends.count(window, _COUNTED_RECORDS)
-        if found is None:
-            self._gap(
-                "unknown", "too many records to count, so whether older messages were removed is not known"
-            )
             return
-        missing = tally.ended - found - await self._count_archived()
-        if missing > 0 and "archive" not in self._gaps:
-            verb = "were sent" if self._query.is_channel else "ended"
-            before = "" if oldest is None else f" before {_shown(oldest[0])}"
-            self._gap("trimmed", f"{missing:,} message(s) that {verb}{before} were removed{self._by()}")
-
-    def _by(self) -> str:
-        if self._archive is None:
-            return "; an archive, if there is one, was not asked (set AGENTBUS_ARCHIVE)"
-        return ", and the archive does not have them"
-
-    async def _count_archived(self) -> int:
-        if self._archive is None or self._border is None:
-            return 0
-        try:
-            return await self._archive.count(self._shelf.address, Window(None, self._border, False))
-        except ArchiveError as error:
-            self._lose_archive(error)
-            return 0
+        if gap is not None and "archive" not in self._gaps:
+            self._gaps.setdefault(gap.kind, gap)
 
 
 def _rest(stages: tuple[str, ...], stage: str) -> tuple[str, ...]:
     return stages[stages.index(stage) :]
-
-
-def _shown(milliseconds: int) -> str:
-    try:
-        return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
-    except (OverflowError, ValueError, OSError):
-        # A hand-made entry id may claim any time.
-        return f"{milliseconds} ms"

@@ -74,6 +74,11 @@ class HistoryQuery:
         return self.type is not None or self.sender is not None or self.grep is not None
 
     @property
+    def filters(self) -> bool:
+        """Whether messages are left out by what they are, not by their time."""
+        return self.reads_bodies or self.outcome is not None
+
+    @property
     def window(self) -> Window:
         """The part of the order of ends that the query covers."""
         above: Point | None = None if self.since_ms is None else (self.since_ms, 0, -1)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from agentbus.errors import InvalidValue
-from agentbus.message.durations import Duration, milliseconds, seconds
+from agentbus.message.durations import Duration, exact, milliseconds, seconds
 from agentbus.message.policy import Durability, Retry, WhenExhausted, check_durability
 
 #: handled: a message is settled after its handler. none: before it, so that it is run at most once.
@@ -212,7 +213,9 @@ def parse_policy(given: Mapping[str, Any]) -> Policy:
     values: dict[str, Any] = {}
     for name, value in given.items():
         if name not in FIELDS:
-            raise InvalidValue(name, f"is no field of a policy; those are {', '.join(FIELDS)}")
+            close = difflib.get_close_matches(name, FIELDS, n=3, cutoff=0.6)
+            meant = f"did you mean {' or '.join(close)}? All" if close else "those"
+            raise InvalidValue(name, f"is no field of a policy; {meant} are {', '.join(FIELDS)}")
         values[name] = value
         if name == "history_outcomes":
             # `history_outcomes=` keeps no history at all.
@@ -221,6 +224,16 @@ def parse_policy(given: Mapping[str, Any]) -> Policy:
             with contextlib.suppress(ValueError):
                 values[name] = int(value) if name in _NUMBERS else float(value)
     return Policy(**values)
+
+
+def as_given(stored: Mapping[str, str]) -> dict[str, str]:
+    """Return stored fields as they are declared, for people; what somebody wrote by hand as it is."""
+    given = {}
+    for name, text in stored.items():
+        field_name = name.removesuffix("_ms")
+        duration = field_name in DURATIONS and name != field_name and text.isdecimal()
+        given[field_name if duration else name] = exact(int(text)) if duration else text
+    return given
 
 
 def check_outcomes(outcomes: object) -> None:

@@ -52,6 +52,15 @@ def milliseconds(value: Duration, field: str) -> int:
     return max(1, round(exact)) if exact > 0 else 0
 
 
+def exact(whole_milliseconds: int) -> str:
+    """Return a duration exactly, as it can be given: ``1h30m``, ``1s500ms``, ``0s``."""
+    left, parts = whole_milliseconds, ""
+    for size, unit in ((86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")):
+        number, left = divmod(left, size)
+        parts += f"{number}{unit}" if number else ""
+    return parts or "0s"
+
+
 def instant_milliseconds(value: datetime | str, field: str) -> int:
     """Return a point in time as Unix milliseconds; it must name its time zone (RFC 3339)."""
     try:

@@ -52,14 +52,8 @@ def _refusal(part: Waiting, refusal: str, known: bool, limit: int) -> Stored | E
         kind, _, entry_id = rest.partition(" ")
         stored = Stored(outgoing.message_id, address, None, "stream", known, duplicate=True)
         return stored if kind == "due" else stored._replace(entry_id=entry_id)
-    if reason == "full" and outgoing.destination.is_channel:
-        return QueueFull(
-            f"the log of {address} holds as many messages as its limit allows ({limit:,} unless its policy "
-            "says otherwise); `python -m workers retention` trims it"
-        )
     if reason == "full":
-        return QueueFull(f"{address} holds as many unsettled messages as its limit allows ({limit:,} unless "
-                         "its policy says otherwise)")  # fmt: skip
+        return QueueFull(_why_full(address, rest, limit, outgoing.destination.is_channel))
     if reason == "conflict":
         key = (outgoing.option or {}).get("key", "").partition("/")[2]
         return KeyConflict(f"key: {key!r} was used before for another message to {address}")
@@ -68,6 +62,21 @@ def _refusal(part: Waiting, refusal: str, known: bool, limit: int) -> Stored | E
     if reason == "expires":
         return PublishRefused(f"ttl: the message would expire before the time given with at ({address})")
     return PublishRefused(_explain(rest))
+
+
+def _why_full(address: str, rest: str, limit: int, is_channel: bool) -> str:
+    allowed = f"as its limit allows ({limit:,} unless its policy says otherwise)"
+    cause, _, waiting = rest.partition(" ")
+    if is_channel:
+        return (
+            f"the log of {address} holds as many messages {allowed}; `python -m workers retention` trims it"
+        )
+    if cause == "archive" and waiting.isdigit():
+        return (
+            f"{address} holds as many messages {allowed}; {int(waiting):,} of them have ended and wait for "
+            "the archive, which is behind or away: `agentbus archive status` and `agentbus workers` tell more"
+        )
+    return f"{address} holds as many unsettled messages {allowed}"
 
 
 def _explain(problem: str) -> str:

@@ -13,7 +13,7 @@ from agentbus.broker.inspection import ChannelCounts, Counts, InboxCounts, Unrea
 from agentbus.broker.inspection.counts import scan_addresses
 from agentbus.broker.inspection.look import format_id
 from agentbus.broker.server import connected_clients, read_facts
-from agentbus.broker.worker_registry import WorkerRegistry
+from agentbus.broker.worker_registry import ABSENT_AFTER_MS, WorkerRegistry
 from agentbus.errors import BrokerRefused, InvalidValue, MalformedMessage
 from agentbus.message.codec import decode
 from agentbus.status.rates import with_rates
@@ -23,8 +23,6 @@ from agentbus.status.values import AddressStatus, BusStatus, ChannelStatus, Serv
 ADDRESS, MESSAGE_TYPE = "system.bus", "status"
 #: Addresses that are shown one by one.
 MOST_ADDRESSES, MOST_CHANNELS, _MOST_PROBLEMS = 200, 50, 20
-#: A worker that was not seen for this long does not count.
-_ABSENT_MS = 10_000
 #: The longest pause between two steps, in seconds.
 _LONGEST_PAUSE = 0.05
 
@@ -130,7 +128,7 @@ async def _workers(broker: Broker, prefix: str) -> int | None:
         roll = await WorkerRegistry(broker, prefix).roll()
     except BrokerRefused:
         return None
-    return sum(worker.seen_at >= roll.server_ms - _ABSENT_MS for worker in roll.workers)
+    return sum(worker.seen_at >= roll.server_ms - ABSENT_AFTER_MS for worker in roll.workers)
 
 
 async def _server(broker: Broker) -> ServerStatus | None:

@@ -83,7 +83,7 @@ def test_lines_are_sent_as_they_come(command: CommandLine, unique: Callable[[str
         (("pub", "agent.x.y", "1", "--context", "[1]"), 2, "context: must be a JSON object"),
         (("pub", "agent.nobody-ever.y", "1", "--request", "--timeout", "200ms"), 5, "nobody answered"),
         (("pub", "agent.x.y", "1", "--url", "redis://127.0.0.1:1"), 4, "is --url"),
-        (("pub", "agent.x.y", "1", "--url", "http://x"), 1, "is not a broker URL"),
+        (("pub", "agent.x.y", "1", "--url", "http://x"), 2, "is not a broker URL"),
         (("sub", "nobody-ever", "--timeout", "100ms"), 5, "nothing came"),
         (("inbox", "nobody-at-all"), 3, "nothing was ever sent"),
         (("trace", "01980000-0000-7000-8000-000000000000", "-a", "nobody-at-all"), 3, "was not found"),

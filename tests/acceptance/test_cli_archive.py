@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -39,5 +40,8 @@ def test_an_archive_is_turned_on_by_a_worker_seen_and_turned_off(
         worker.terminate()
         worker.wait(timeout=20)
     assert worker.returncode == 0
+    examined = [json.loads(line) for line in command("doctor").stdout.splitlines()]
+    (finding,) = [one for one in examined if one["subject"] == "archive"]
+    assert (finding["status"], finding["detail"]) == ("bad", "it is on, and no worker archives")
     assert command.records("archive", "off") == [{"on": False, "addresses": 1}]
     assert [one["on"] for one in command.records("archive", "status")] == [False]

@@ -60,7 +60,7 @@ def test_clearing_withdraws_one_and_says_when_there_is_none(command: CommandLine
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(("painter", "limits=5"), "limits: is no field of a policy; those are durability"),
+    [(("painter", "limits=5"), "limits: is no field of a policy; did you mean limit"),
      (("painter", "limit"), "'limit' is not field=value"),
      (("painter", "limit=many"), "limit: must be a whole number of 1 or more, not 'many'"),
      (("painter", "ttl=soon"), "ttl: must be a duration"),

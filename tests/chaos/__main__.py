@@ -18,16 +18,23 @@ from collections.abc import Iterator
 from agentbus.broker.embedded import ServerBinary, find_server
 from tests.chaos.ambiguous import run_ambiguous
 from tests.chaos.figure import Figure
+from tests.chaos.fleet import run_fleet
+from tests.chaos.fleet_figures import FleetResult, fleet_figures_of
 from tests.chaos.mixed import MixedResult, figures_of, run_mixed
 from tests.chaos.patience import run_patience
 from tests.chaos.poison import run_poison
 from tests.chaos.recovery import run_recovery
 from tests.chaos.report import PLACE, Circumstances, commit, show, write
-from tests.chaos.scale import EPISODE, QUICK, Scale
+from tests.chaos.scale import EPISODE, FLEET_EPISODE, QUICK, Scale
 from tests.chaos.soak import run_soak
 from tests.chaos.zombies import run_zombies
+from tests.postgres import NoPostgres
 
-RUNS = ("mixed", "ambiguous", "recovery", "patience", "zombies", "poison", "soak")
+RUNS = ("mixed", "fleet", "ambiguous", "recovery", "patience", "zombies", "poison", "soak")
+
+
+#: One figure of each run: with all of them the page is written.
+_PUBLISHED = {"F1", "Fleet", "F3", "F4", "F4b", "F5", "F9", "R5"}
 
 
 class Session:
@@ -45,6 +52,8 @@ class Session:
         match name:
             case "mixed":
                 return figures_of(self._mixed())
+            case "fleet":
+                return fleet_figures_of(self._fleet())
             case "ambiguous":
                 return [run_ambiguous(seed, scale.ambiguous, binary=binary)]
             case "recovery":
@@ -61,20 +70,31 @@ class Session:
     def _mixed(self) -> MixedResult:
         """Several runs, on brokers that sync always and every second in turn."""
         result = MixedResult()
-        for number, (messages, kills) in enumerate(_episodes(self._scale)):
+        scale = self._scale
+        for number, (messages, kills) in enumerate(_episodes(scale.messages, scale.kills, EPISODE)):
             if number and time.monotonic() > self._until:
                 break
             sync = ("always", "everysec")[number % 2]
             result.add(run_mixed(f"{self._seed}.{number}", messages, kills, self._binary, sync))
         return result
 
+    def _fleet(self) -> FleetResult:
+        """Several runs of a whole fleet."""
+        result, scale = FleetResult(), self._scale
+        for number, (messages, faults) in enumerate(
+            _episodes(scale.fleet, scale.fleet_faults, FLEET_EPISODE)
+        ):
+            if number and time.monotonic() > self._until:
+                break
+            result.add(run_fleet(f"{self._seed}.{number}", messages, faults, self._binary))
+        return result
 
-def _episodes(scale: Scale) -> Iterator[tuple[int, int]]:
+
+def _episodes(messages: int, kills: int, bearable: int) -> Iterator[tuple[int, int]]:
     """Split messages and kills into runs of bearable size."""
-    count = max(1, round(scale.messages / EPISODE))
+    count = max(1, round(messages / bearable))
     for number in range(count):
-        kills = scale.kills * (number + 1) // count - scale.kills * number // count
-        yield scale.messages // count, kills
+        yield messages // count, kills * (number + 1) // count - kills * number // count
 
 
 def main(arguments: list[str]) -> int:
@@ -95,14 +115,14 @@ def main(arguments: list[str]) -> int:
             continue
         try:
             found = session.run(name)
-        except (AssertionError, TimeoutError) as error:
+        except (AssertionError, TimeoutError, NoPostgres) as error:
             # The figures of the other runs are worth having all the same.
             found = [Figure(name, "did not come to its end", problems=[str(error)])]
         for figure in found:
             show(figure)
         figures += found
     minutes = (time.monotonic() - begun) / 60
-    complete = not options.quick and {"F1", "F3", "F4", "F4b", "F5", "F9", "R5"} <= {f.name for f in figures}
+    complete = not options.quick and {f.name for f in figures} >= _PUBLISHED
     if complete:
         command = shlex.join(("python", "-m", "tests.chaos", *arguments))
         write(Circumstances(seed, command, binary, began_at, minutes), figures)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import time
 import zlib
@@ -11,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from agentbus import Agent, AgentSettings, Bus, Defer, Delivery, Event, Retry
+from agentbus import Agent, AgentSettings, Bus, Defer, Delivery, Event, Reject, Retry
 from tests.chaos.history import History
 from tests.chaos.opening import opened
 
@@ -88,6 +89,22 @@ class Manners:
             raise RuntimeError("fails the first time")
         if dice == 1 and not _deferred_before(delivery):
             raise Defer(0.1)
+
+    async def fail_for_good(self, delivery: Delivery, history: History) -> None:
+        """Work as above; some messages fail each time, some by chance, until their body is mended."""
+        await self.work(delivery, history)
+        content = delivery.message.content
+        dice = zlib.crc32(f"{self._seed} fate {content['key']}".encode()) % 100
+        # Long enough for a kill to find something in hand.
+        await asyncio.sleep(dice / 5_000)
+        if content.get("mended") or dice > 7:
+            return
+        if dice < 3:
+            raise Reject("this body cannot be handled")
+        if dice < 7 and random.random() < 0.6:
+            raise Reject("bad luck")
+        if dice == 7:
+            raise RuntimeError("fails until the budget is spent")
 
     async def settle_first(self, delivery: Delivery, _: History) -> None:
         """Settle before the work is done, as one must not: the control that shows losses."""

@@ -15,6 +15,7 @@ from tests.chaos.history import Record
 OWNER_DEATH = "death of the owner"
 RETRY = "retry after a failure"
 DEFERRAL = "deferred by the handler"
+BY_HAND = "dead letter handed out again by a person"
 LEASE_LOST = "the owner lost its lease"
 BROKER_RESTART = "restart of the broker"
 PUBLISHER_REPEAT = "repeat by the successor of a killed publisher"
@@ -33,9 +34,11 @@ class Verdict:
     handled: int = 0
     dead: int = 0
     queued: int = 0
+    #: Ended otherwise: expired, dropped, resolved.
+    ended: int = 0
     #: Uncertain to their publisher, but handled.
     recovered: int = 0
-    #: Stored, but neither handled, nor dead, nor still queued.
+    #: Stored, but neither handled, nor dead, nor still queued, nor ended otherwise.
     lost: list[str] = field(default_factory=list)
     #: How the lost ones lie among the messages of their writer: ``prefix``, ``middle``, ``postfix``.
     lost_where: Counter[str] = field(default_factory=Counter)
@@ -69,8 +72,16 @@ class Verdict:
         return [f"{len(found)} {name}: {', '.join(found[:5])}" for name, found in named.items() if found]
 
 
-def check(records: Sequence[Record], dead: Collection[str] = (), queued: Collection[str] = ()) -> Verdict:
-    """Judge a history; ``dead`` and ``queued`` are the keys found in the broker after the drain."""
+def check(
+    records: Sequence[Record],
+    dead: Collection[str] = (),
+    queued: Collection[str] = (),
+    ended: Collection[str] = (),
+) -> Verdict:
+    """Judge a history; ``dead`` and ``queued`` are the keys found in the broker after the drain.
+
+    ``ended`` are those of messages that ended without being handled, by the books or the archive.
+    """
     keys = _keys_by_event(records)
     handled = {record.key for record in records if record.event == "end" and record.note == "processed"}
     stored = keys["stored"]
@@ -84,8 +95,9 @@ def check(records: Sequence[Record], dead: Collection[str] = (), queued: Collect
         handled=len(handled),
         dead=len(set(dead)),
         queued=len(set(queued)),
+        ended=len(set(ended) - handled),
         recovered=len(unanswered & handled),
-        lost=sorted(stored - handled - set(dead) - set(queued)),
+        lost=sorted(stored - handled - set(dead) - set(queued) - set(ended)),
         unexpected=sorted((keys["begin"] | handled) - keys["attempt"]),
     )
     verdict.lost_where = _where(stored, verdict.lost)
@@ -136,9 +148,13 @@ class _Duplicates:
         self._killed_at: dict[int, float] = {}
         self._fenced_at: defaultdict[int, list[float]] = defaultdict(list)
         self._broker_killed_at: list[float] = []
+        #: Message id to the moments at which somebody asked for its letter to be handed out again.
+        self._asked_at: defaultdict[str, list[float]] = defaultdict(list)
         #: Attempts whose process died before it could write what came of them.
         self._open_attempts: Counter[str] = Counter()
         self._idempotent: set[str] = set()
+        #: Person and letter to the moment of the latest wish.
+        self._asking: dict[tuple[int, str], float] = {}
         for record in records:
             self._sort_in(record)
 
@@ -159,8 +175,19 @@ class _Duplicates:
             # A frozen owner cannot say that it lost its lease; whoever froze it can.
             case "fenced" | "frozen":
                 self._fenced_at[record.pid].append(record.at)
+            case "asked" | "told":
+                self._sort_in_wish(record)
             case "broker_killed":
                 self._broker_killed_at.append(record.at)
+
+    def _sort_in_wish(self, record: Record) -> None:
+        wish = (record.pid, record.letter)
+        if record.event == "asked" and record.note in ("retry", "edit"):
+            self._asked_at[record.message_id].append(record.at)
+            self._asking[wish] = record.at
+        elif record.event == "told" and record.note.startswith("gone") and wish in self._asking:
+            # Somebody else was faster: it is that one's doing.
+            self._asked_at[record.message_id].remove(self._asking.pop(wish))
 
     def judge(self) -> None:
         """Fill in the verdict."""
@@ -188,13 +215,16 @@ class _Duplicates:
             self._verdict.unattributed.append(f"{after.key} (delivered twice)")
             return
         self._verdict.duplicates[cause] += 1
-        if not after.redelivered and cause != DEFERRAL:
+        if not after.redelivered and cause not in (DEFERRAL, BY_HAND):
             self._verdict.unmarked.append(after.key)
 
     def _cause(self, before: Record, after: Record) -> str | None:
         ended = self._ended(before)
         if ended == "failed" and after.attempt == before.attempt + 1:
             return RETRY
+        # A new life: nobody can have begun it before.
+        if any(before.at <= at <= after.at for at in self._asked_at[after.message_id]):
+            return BY_HAND
         owner_died = before.at <= self._killed_at.get(before.pid, -1.0) <= after.at
         # A deferral leaves no mark: with one, the owner died before it was settled, or somebody died later
         # who held the message and had not begun it.

@@ -22,7 +22,8 @@ class Record:
     """One line of a history.
 
     Events of publishers: ``attempt`` (before), then ``stored``, ``uncertain`` or ``refused``. Of agents:
-    ``begin`` and ``end`` of a delivery, ``fenced``. Of whoever breaks things: ``killed``, ``frozen``,
+    ``begin`` and ``end`` of a delivery, ``fenced``. Of people: ``asked`` for something to be done about
+    a dead letter, then ``told`` what became of that. Of whoever breaks things: ``killed``, ``frozen``,
     ``broker_killed``, ``broker_started``.
     """
 
@@ -39,8 +40,10 @@ class Record:
     redelivered: bool = False
     #: Whether the attempt carried an idempotency key.
     idempotent: bool = False
-    #: How a delivery ended, why a message was refused.
+    #: How a delivery ended, why a message was refused, what somebody wanted of a letter or was told.
     note: str = ""
+    #: The id of a dead letter.
+    letter: str = ""
 
 
 _FIELDS = tuple(field.name for field in fields(Record))

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-Target = Literal["broker", "agent", "publisher"]
+Target = Literal["broker", "agent", "publisher", "worker", "person", "database"]
+Mixtures = tuple[tuple[tuple[Target, ...], int], ...]
 
-_MIXTURES: tuple[tuple[tuple[Target, ...], int], ...] = (
+#: What dies together, and how often that is chosen.
+MIXED: Mixtures = (
     (("agent",), 8),
     (("broker",), 6),
     (("publisher",), 6),
@@ -17,6 +19,20 @@ _MIXTURES: tuple[tuple[tuple[Target, ...], int], ...] = (
     (("broker", "publisher"), 2),
     (("agent", "publisher"), 1),
     (("agent", "agent"), 1),
+)
+#: Of a whole fleet: the database beside whatever else may die while it is away.
+FLEET: Mixtures = (
+    (("worker",), 6),
+    (("agent",), 3),
+    (("broker",), 4),
+    (("database",), 3),
+    (("publisher",), 2),
+    (("person",), 2),
+    (("worker", "worker"), 1),
+    (("worker", "broker"), 2),
+    (("worker", "database"), 2),
+    (("database", "broker"), 1),
+    (("person", "broker"), 1),
 )
 
 
@@ -30,16 +46,16 @@ class Fault:
     targets: tuple[Target, ...]
     #: Seconds that a killed broker stays away.
     away: float
-    #: Which of the living agents or publishers, as a number to be reduced.
+    #: Which of the living processes, as a number to be reduced.
     pick: int
 
 
-def faults(seed: str, kills: int) -> Iterator[Fault]:
+def faults(seed: str, kills: int, mixtures: Mixtures = MIXED) -> Iterator[Fault]:
     """Yield faults with ``kills`` kills in all."""
     dice = random.Random(f"{seed} faults")
-    mixtures, weights = zip(*_MIXTURES, strict=True)
+    choices, weights = zip(*mixtures, strict=True)
     while kills > 0:
-        targets = dice.choices(mixtures, weights)[0][:kills]
+        targets = dice.choices(choices, weights)[0][:kills]
         kills -= len(targets)
         away = dice.choice((0.0, 0.1, 0.5, 1.5))
         yield Fault(dice.uniform(0.0, 0.25), targets, away, dice.randrange(1_000_000))

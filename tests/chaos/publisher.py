@@ -34,15 +34,19 @@ async def run(
     idempotent: bool,
     deadline: float,
     seed: str,
+    delay: float = 0.0,
 ) -> None:
-    """Publish ``messages`` messages in all, forerunners included; ``idempotent`` gives each its key."""
+    """Publish ``messages`` messages in all, forerunners included; ``idempotent`` gives each its key.
+
+    ``delay`` and ``deadline`` in seconds.
+    """
     place = Path(folder)
     repeat, next_number = _inherited(place, writer)
     history = History(place, f"publisher-{writer}")
     settings = BusSettings(publisher=PublisherSettings(deadline=deadline))
     dice = random.Random(f"{seed} {writer} {next_number}")
     async with opened(Bus(url, agent=writer, settings=settings)) as bus:
-        sender = _Sender(bus, history, topic, idempotent)
+        sender = _Sender(bus, history, topic, idempotent, delay)
         for chunk in _chunks(repeat, dice):
             await sender.send(chunk)
         gate = Gate(place / "gate")
@@ -83,11 +87,12 @@ def _chunks(keys: Sequence[str], dice: random.Random) -> Iterator[list[str]]:
 class _Sender:
     """Sends chunks of messages, with a line before and a line after for each of them."""
 
-    def __init__(self, bus: Bus, history: History, topic: str, idempotent: bool) -> None:
+    def __init__(self, bus: Bus, history: History, topic: str, idempotent: bool, delay: float) -> None:
         self._bus = bus
         self._history = history
         self._topic = topic
         self._idempotent = idempotent
+        self._delay = delay
 
     async def send(self, keys: Sequence[str]) -> None:
         """Send some messages; what was never sent because its deadline came first is tried again."""
@@ -110,9 +115,12 @@ class _Sender:
     async def _publish(self, priority: Any, keys: list[str]) -> Sequence[Any]:
         if not self._idempotent:
             bodies = [{"key": key} for key in keys]
-            return await self._bus.publish_many(self._topic, bodies, priority=priority)
+            return await self._bus.publish_many(self._topic, bodies, priority=priority, delay=self._delay)
         results: list[Any] = await asyncio.gather(
-            *(self._bus.publish(self._topic, {"key": key}, priority=priority, key=key) for key in keys),
+            *(
+                self._bus.publish(self._topic, {"key": key}, priority=priority, key=key, delay=self._delay)
+                for key in keys
+            ),
             return_exceptions=True,
         )
         return results

@@ -20,8 +20,9 @@ PLACE = _ROOT / "docs" / "reliability.md"
 _BEGIN = """# Reliability, measured
 
 Written by `make chaos`; do not edit. Real processes are killed, frozen and cut off while messages flow. Every
-publisher and agent writes down what it does before and after; a checker compares the histories with the
-broker (`tests/chaos/checker.py`, itself tested with planted losses, duplicates and lies).
+publisher, agent and person writes down what it does before and after; a checker compares the histories with
+the broker and the archive (`tests/chaos/checker.py` and `tests/chaos/judges.py`, themselves tested with
+planted losses, duplicates and lies).
 
 A zero proves little by itself. Beside each stands what it bounds: nothing in N independent trials means, with
 95 % confidence, a probability below 3/N in each.
@@ -33,7 +34,8 @@ _END = """
 A SIGKILL ends a process, not the machine: what the server had handed to the kernel survives. Under
 `appendfsync everysec` a crash of the machine can cost about the last second, and the server may also answer
 before it has written while an earlier sync is still running; only `always` excludes both. Failover,
-partitions between servers and clock jumps are not part of these runs.
+partitions between servers and clock jumps are not part of these runs. PostgreSQL runs without fsync, for the
+same reason: a commit that it has answered survives its death, not that of the machine.
 
 A zero for `lost` speaks of messages whose publisher was told that they are stored. `uncertain` ones were
 never confirmed: their publisher was killed, or its deadline passed, while the broker was away.
@@ -58,7 +60,8 @@ class Circumstances:
             "command": f"`{self.command}`",
             "commit": self.commit,
             "server": f"{self.server.kind} {self.server.version}, a process of its own for each run",
-            "storage": f"append-only file on {_file_system()}; appendfsync everysec unless another is named",
+            "storage": f"append-only file on {_file_system()}; appendfsync everysec unless another is named; "
+            "mixed runs with everysec keep theirs in memory, where no sync stalls",
             "machine": f"{os.cpu_count()} cores, {_processor()}, {_memory()}, {platform.system()} "
             f"{platform.release()}",
             "Python and driver": f"{platform.python_version()}, redis-py {version('redis')}",

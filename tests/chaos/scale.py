@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 #: Messages of one mixed run; more are split into several runs, each on a broker of its own.
 EPISODE = 50_000
+#: Messages of one run of the fleet: of one inbox the broker keeps every record, 10,000 at most.
+FLEET_EPISODE = 8_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,9 @@ class Scale:
     settlements: int = 10_000
     poison: int = 200
     healthy: int = 20_000
+    #: Messages of the fleet's runs, and what is broken in them.
+    fleet: int = 32_000
+    fleet_faults: int = 160
     #: Messages of the soak run.
     settled: int = 10_000_000
 
@@ -42,9 +47,11 @@ class Scale:
             settlements=share(usual.settlements),
             poison=share(usual.poison),
             healthy=share(usual.healthy),
+            fleet=share(usual.fleet),
+            fleet_faults=share(usual.fleet_faults),
             settled=min(usual.settled, share(usual.settled, 200_000)),
         )
 
 
 #: A minute in all: does everything still run?
-QUICK = Scale(6_000, 10, 2_000, 4, 3, 200, 2, 200, 200_000)
+QUICK = Scale(6_000, 10, 2_000, 4, 3, 200, 2, 200, 2_000, 8, 200_000)

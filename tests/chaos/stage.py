@@ -23,6 +23,7 @@ from tests.chaos.books import Books
 from tests.chaos.history import History, Record, read_folder
 
 _ROOT = Path(__file__).resolve().parents[2]
+_SHARED_MEMORY = Path("/dev/shm")
 
 
 class RunFailed(AssertionError):
@@ -32,11 +33,16 @@ class RunFailed(AssertionError):
 class Stage:
     """Use as a context manager; on leaving, nothing it started is left."""
 
-    def __init__(self, binary: ServerBinary | None = None, appendfsync: str = "everysec") -> None:
+    def __init__(
+        self, binary: ServerBinary | None = None, appendfsync: str = "everysec", in_memory: bool = False
+    ) -> None:
+        """``in_memory``: keep the broker's files where no sync ever takes long, if there is such a place."""
         self.binary = binary or find_server()
         self.appendfsync = appendfsync
-        self.broker = PrivateBroker(self.binary, appendfsync=appendfsync)
-        self.folder = Path(tempfile.mkdtemp(prefix="agentbus-chaos-"))
+        place = _SHARED_MEMORY if in_memory and _SHARED_MEMORY.is_dir() else None
+        self.folder = Path(tempfile.mkdtemp(prefix="agentbus-chaos-", dir=place))
+        data = {"dir": str(self.folder)} if place else None
+        self.broker = PrivateBroker(self.binary, appendfsync=appendfsync, config=data)
         self.history = History(self.folder, "run")
         #: Processes that were killed, stopped or told to end on purpose.
         self._expected: set[int] = set()
@@ -100,7 +106,7 @@ class Stage:
         self._ended.update(dict(self._order(do="ended")["ended"]))
         for pid, code in self._ended.items():
             if code != 0 and pid not in self._expected:
-                raise RunFailed(f"{self._names[pid]} {pid} ended with {code}:\n{self._said(pid)}")
+                raise RunFailed(f"{self._names[pid]} {pid} ended with {code}:\n{self.said(pid)}")
         return self._ended
 
     def expect_end(self, pid: int) -> None:
@@ -113,9 +119,18 @@ class Stage:
             self.signal(pid, signal.SIGTERM)
         self.wait(lambda: all(pid in self.ended() for pid in pids), seconds, "the agents to stop")
 
-    def _said(self, pid: int) -> str:
-        path = self.folder / f"{self._names[pid]}-{pid}.log"
+    def said(self, pid: int) -> str:
+        """Return the last of what a process wrote to its output."""
+        path = self._output(pid)
         return path.read_text()[-3000:] if path.exists() else "(nothing)"
+
+    def has_spoken(self, pid: int) -> bool:
+        """Whether a process has written anything to its output."""
+        path = self._output(pid)
+        return path.exists() and path.stat().st_size > 0
+
+    def _output(self, pid: int) -> Path:
+        return self.folder / f"{self._names[pid]}-{pid}.log"
 
     def _order(self, **order: Any) -> dict[str, Any]:
         nursery = self._nursery

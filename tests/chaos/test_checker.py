@@ -6,6 +6,7 @@ from typing import Any
 
 from tests.chaos.checker import (
     BROKER_RESTART,
+    BY_HAND,
     DEFERRAL,
     LEASE_LOST,
     OWNER_DEATH,
@@ -213,6 +214,29 @@ def test_with_an_idempotency_key_no_repeat_is_explained() -> None:
     planted.add("attempt", SUCCESSOR, "w-0", idempotent=True).add("stored", SUCCESSOR, "w-0")
     verdict = check(planted.handled("w-0", message_id="first").handled("w-0", message_id="second").records)
     assert verdict.unattributed == ["w-0 (published twice)"]
+
+
+def _handed_out(planted: Planted, person: int = 30) -> Planted:
+    return planted.add("asked", person, "w-0", message_id="id of w-0", letter="a:1-1", note="retry")
+
+
+def test_a_dead_letter_that_a_person_handed_out_explains_one_delivery_and_not_two() -> None:
+    planted = Planted().published("w-0").add("begin", AGENT, "w-0").add("end", AGENT, "w-0", note="failed")
+    _handed_out(planted).handled("w-0")
+    verdict = check(planted.records)
+    assert (verdict.duplicates, verdict.problems) == ({BY_HAND: 1}, [])
+    assert check(planted.handled("w-0").records).unattributed == ["w-0 (delivered twice)"]
+
+
+def test_whoever_was_told_that_another_was_faster_explains_nothing() -> None:
+    planted = Planted().published("w-0").add("begin", AGENT, "w-0").add("end", AGENT, "w-0", note="failed")
+    _handed_out(planted).add("told", 30, "w-0", message_id="id of w-0", letter="a:1-1", note="gone resolved")
+    assert check(planted.handled("w-0").records).unattributed == ["w-0 (delivered twice)"]
+
+
+def test_what_ended_otherwise_by_the_books_is_not_lost() -> None:
+    verdict = check(Planted().published("w-0", "w-1").handled("w-1").records, ended=["w-0", "w-1"])
+    assert (verdict.problems, verdict.ended) == ([], 1)
 
 
 def test_one_id_on_two_messages_is_found() -> None:

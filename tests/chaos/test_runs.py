@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+from pathlib import Path
 
 import pytest
 
 from agentbus.broker.embedded import ServerBinary
+from agentbus.testing import skip_or_fail
 from tests.chaos import report
 from tests.chaos.ambiguous import run_ambiguous
 from tests.chaos.controls import ForgetfulBus, settle_before_the_work
 from tests.chaos.figure import Figure
+from tests.chaos.fleet import run_fleet
+from tests.chaos.fleet_figures import fleet_figures_of
 from tests.chaos.mixed import figures_of, run_mixed
 from tests.chaos.patience import run_patience
 from tests.chaos.poison import run_poison
 from tests.chaos.recovery import run_recovery
 from tests.chaos.soak import run_soak
 from tests.chaos.zombies import run_zombies
+from tests.postgres import NoPostgres, find_programs
 
 pytestmark = pytest.mark.chaos
 
@@ -27,6 +33,15 @@ def seed() -> str:
     chosen = secrets.token_hex(4)
     print(f"seed {chosen}")
     return chosen
+
+
+@pytest.fixture
+def postgres_programs() -> Path:
+    """The programs of a PostgreSQL that the run may kill."""
+    try:
+        return find_programs(os.environ)
+    except NoPostgres as reason:
+        skip_or_fail(reason, os.environ, "PostgreSQL")
 
 
 def accept(*figures: Figure) -> None:
@@ -49,6 +64,19 @@ def test_a_broker_that_syncs_every_second_loses_nothing_to_kills(
     seed: str, default_server: ServerBinary
 ) -> None:
     accept(*figures_of(run_mixed(seed, 10_000, 10, default_server, "everysec")))
+
+
+@pytest.mark.timeout(180)
+def test_a_fleet_with_schedules_dead_letters_and_an_archive_comes_through_kills_of_all_of_it(
+    seed: str, default_server: ServerBinary, postgres_programs: Path
+) -> None:
+    result = run_fleet(seed, 3_000, 14, default_server, postgres_programs)
+    accept(*fleet_figures_of(result))
+    # Each judge had something to judge.
+    assert result.letters.counts["handed out again"] > 20
+    assert result.letters.counts["resolved"] and result.letters.counts["dropped"]
+    assert result.ticks.counts["ticks"] > 30
+    assert result.archive.counts["compared entry by entry"] > 1_000
 
 
 @pytest.mark.timeout(120)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from agentbus.broker.archiving import START, ArchivedInbox, ArchiveSwitch
+from agentbus.broker.archiving import LARGEST, START, ArchivedInbox, ArchiveSwitch
 from agentbus.testing import BrokerForTests
 from tests.inboxes import InboxBench, bench, ids
 
@@ -157,7 +157,7 @@ async def test_what_is_not_archived_takes_room_only_where_that_was_asked_for(
     assert await on.publish("h", limit=4) != ["!full"]
     await archived.count_unarchived(True)
     await end(on, 2)
-    assert await on.publish("i", limit=2) == ["!full"]
+    assert await on.publish("i", limit=2) == ["!full archive 2"]
     await commit(archived)
     assert await on.publish("j", limit=2) != ["!full"]
 
@@ -170,7 +170,7 @@ async def test_a_record_names_how_many_ended_when_some_had_ended_before(
     await on.inbox.settle("c", "processed", ids([first]))
     assert await on.inbox.settle("c", "processed", ids([first, *rest])) == 2
     page = await archived.records(START, 10)
-    assert [(record.count, record.doubtful) for record in page.records] == [(1, False), (2, True)]
+    assert [(record.count, len(record.entries)) for record in page.records] == [(1, 1), (2, 3)]
 
 
 async def test_a_border_written_by_hand_keeps_everything(on: InboxBench, archived: ArchivedInbox) -> None:
@@ -194,3 +194,15 @@ async def test_the_switch_is_seen_by_those_who_trim(broker: BrokerForTests, on: 
     assert await switch.since_ms() == since is not None
     await switch.turn_off()
     assert await switch.since_ms() is None
+
+
+async def test_after_a_record_with_the_largest_id_there_is_nothing_left_to_read(
+    on: InboxBench, archived: ArchivedInbox
+) -> None:
+    outcomes = on.keys.outcomes
+    await on.call("XADD", outcomes, LARGEST, "consumer", "hand", "outcome", "processed", "normal", "1-1")
+    page = await archived.records(START, 10)
+    assert page.to == LARGEST and (await archived.backlog()).any
+    await archived.advance(START, LARGEST, 1)
+    assert not (await archived.records(LARGEST, 10)).any
+    assert not (await archived.backlog()).any

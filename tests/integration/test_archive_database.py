@@ -12,12 +12,12 @@ import psycopg
 import pytest
 
 from agentbus.archive.connection import Database
-from agentbus.archive.migrations import Migration, migrate, migrations
+from agentbus.archive.migrations import Migration, check_version, migrate, migrations
 from agentbus.archive.reader import ArchivedMessage, ArchiveQuery, ArchiveReader
 from agentbus.archive.writer import ArchiveWriter
 from agentbus.broker.archiving import Ended
 from agentbus.broker.inspection.kept import Window
-from agentbus.errors import ArchiveError, ArchiveUnavailable, ConfigurationError
+from agentbus.errors import ArchiveError, ArchiveTimeout, ArchiveUnavailable, ConfigurationError
 from tests.postgres import PrivatePostgres
 
 Unique = Callable[[str], str]
@@ -137,7 +137,7 @@ async def test_writing_again_adds_nothing(database: Database, writer: ArchiveWri
     assert (await writer.write(messages)).added == 0
     # The record of a settlement that lists more than it ended, written at another time.
     later = [replace(each, ended_ms=each.ended_ms + 9_000) for each in (*messages, ended(6))]
-    assert (await writer.write(later, unless_there=True)).added == 1
+    assert (await writer.write(later)).added == 1
     assert len(await everything(database)) == 6
 
 
@@ -158,6 +158,74 @@ async def test_filters_restrict(database: Database, writer: ArchiveWriter) -> No
     assert await numbers(window=Window((BEGIN_MS + 2000, 0, 0), None, True)) == [3, 2]
     assert await numbers(window=Window(None, (BEGIN_MS + 2000, 0, 0), True)) == [1]
     assert await numbers(message_type="no.*") == [] and await numbers(outcome="expired") == []
+
+
+async def parts(reader: ArchiveReader, query: ArchiveQuery, by: int) -> list[list[int]]:
+    """Return the numbers of all that match, part by part."""
+    found = []
+    while True:
+        part = await reader.part(query, by)
+        found.append([(entry_ms(each) - BEGIN_MS) // 1000 for each in part.messages])
+        if part.resume is None:
+            return found
+        query = replace(query, window=query.window.after(part.resume))
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+async def test_a_filter_that_few_match_looks_through_so_many_rows_at_a_time(
+    database: Database, writer: ArchiveWriter, newest_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentbus.archive.reader._MOST_ROWS", 10)
+    await writer.write([ended(number, outcome="expired" if number in (7, 8, 33) else "processed")
+                        for number in range(40)])  # fmt: skip
+    query = ArchiveQuery("agent.x", Window(None, None, newest_first), outcome="expired")
+    # A part ends where so many rows end, or with as many as were asked for.
+    expected = [[33], [], [], [8], [7], []] if newest_first else [[7], [8], [], [33], []]
+    found = await parts(ArchiveReader(database, "p"), query, 1)
+    assert [number for part in found for number in part] == [number for part in expected for number in part]
+    assert len(found) > 4
+    unfiltered = await parts(ArchiveReader(database, "p"), replace(query, outcome=None), 15)
+    assert [len(part) for part in unfiltered] == [15, 15, 10]
+
+
+async def test_rows_that_take_long_to_look_through_are_looked_through_few_at_a_time(
+    database: Database, writer: ArchiveWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await writer.write([ended(number) for number in range(100)])
+    columns = await ask(
+        database,
+        "SELECT attname FROM pg_attribute WHERE attrelid = 'agentbus.messages'::regclass AND attnum > 0",
+    )
+    names = ", ".join(name for (name,) in columns if name != "envelope")
+    await ask(database, "ALTER TABLE messages RENAME TO stored")
+    slow = "CASE WHEN pg_sleep(0.002)::text IS NOT NULL THEN envelope END AS envelope"
+    await ask(database, f"CREATE VIEW messages AS SELECT {names}, {slow} FROM stored")
+    monkeypatch.setattr("agentbus.archive.reader._FILTER_SECONDS", 0.15)
+    found = await parts(ArchiveReader(database, "p"), ArchiveQuery("agent.x", contains="nothing"), 10)
+    assert len(found) >= 3 and not any(found)
+    monkeypatch.setattr("agentbus.archive.reader._FILTER_SECONDS", 0.005)
+    with pytest.raises(ArchiveTimeout):
+        await parts(ArchiveReader(database, "p"), ArchiveQuery("agent.x", contains="nothing"), 10)
+
+
+def test_an_old_server_is_refused_with_the_version_it_takes() -> None:
+    check_version(120_000)
+    with pytest.raises(ConfigurationError, match="12 or newer, and this is 11"):
+        check_version(110_022)
+
+
+async def test_a_user_without_the_right_to_create_is_told_what_is_needed(
+    postgres_dsn: str, database: Database, unique: Unique
+) -> None:
+    role = unique("weak").replace("-", "_")
+    await ask(database, f'CREATE ROLE "{role}" LOGIN')
+    weak = Database(psycopg.conninfo.make_conninfo(postgres_dsn, user=role))
+    try:
+        with pytest.raises(ArchiveError, match="needs the right to create in the database"):
+            await migrate(weak)
+    finally:
+        await weak.close()
+        await ask(database, f'DROP ROLE "{role}"')
 
 
 @pytest.mark.parametrize(
@@ -309,6 +377,50 @@ async def test_a_statement_that_takes_too_long_is_unavailable(postgres_dsn: str)
     await soon_unavailable(ask(database, "SELECT pg_sleep(30)"), 10)
     assert await ask(database, "SELECT 1") == [(1,)]
     await database.close()
+
+
+async def trigger(database: Database, body: str) -> None:
+    """Let PostgreSQL do something with every new row."""
+    await ask(database, "CREATE FUNCTION each_row() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+                        f"{body}; RETURN NEW; END $$")  # fmt: skip
+    await ask(
+        database,
+        "CREATE TRIGGER each_row BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION each_row()",
+    )
+
+
+async def test_a_batch_that_takes_too_long_goes_in_smaller_ones(postgres_dsn: str) -> None:
+    database = Database(postgres_dsn, statement_seconds=0.4)
+    await migrate(database)
+    await trigger(database, "PERFORM agentbus.nap()")
+    await ask(database, "CREATE FUNCTION nap() RETURNS void LANGUAGE sql AS 'SELECT pg_sleep(0.004)'")
+    writer = ArchiveWriter(database, "p")
+    written = await writer.write([ended(number) for number in range(200)])
+    assert (written.added, written.refused) == (200, [])
+    assert len(await everything(database, by=1000)) == 200
+    await database.close()
+
+
+async def test_a_full_disk_is_no_reason_to_set_rows_aside(database: Database, writer: ArchiveWriter) -> None:
+    await trigger(database, "RAISE EXCEPTION 'no space left on device' USING ERRCODE = 'disk_full'")
+    with pytest.raises(ArchiveUnavailable, match="no space left"):
+        await writer.write([ended(1), ended(2)])
+    assert await ask(database, "SELECT count(*) FROM refused") == [(0,)]
+    await ask(database, "DROP TRIGGER each_row ON messages")
+    assert (await writer.write([ended(1), ended(2)])).added == 2
+
+
+async def test_a_clock_that_is_ahead_drops_nothing(
+    database: Database, writer: ArchiveWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + timedelta(days=4000)
+
+    await writer.prepare()
+    monkeypatch.setattr("agentbus.archive.writer.datetime", Ahead)
+    assert await writer.drop_older_than(timedelta(days=365)) == []
 
 
 async def test_a_lock_that_somebody_holds_delays_and_harms_nothing(

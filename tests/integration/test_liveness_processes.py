@@ -241,7 +241,7 @@ async def test_a_process_killed_while_it_drains_is_charged_to_nobody(
     first.send(signal.SIGTERM)
 
     async def announced() -> bool:
-        return (await look.alive())[consumer].endswith("draining")
+        return "draining" in (await look.alive())[consumer]
 
     await eventually(announced)
     first.kill()
@@ -298,7 +298,7 @@ async def test_a_second_signal_no_longer_waits_for_what_runs(
     first.send(number)
 
     async def draining() -> bool:
-        return (await look.alive()).get(consumer, "").endswith("draining")
+        return "draining" in (await look.alive()).get(consumer, "")
 
     await eventually(draining)
     begun = time.monotonic()

@@ -248,6 +248,21 @@ async def test_a_channel_waits_for_the_archive(on: Bench) -> None:
     assert 500 <= await on.length(keys.log) <= 600
 
 
+async def test_the_log_of_the_status_is_small_and_waits_for_no_archive(on: Bench) -> None:
+    address = "system.bus"
+    keys = key_names.channel_keys(on.bus.settings.prefix, address)
+    await on.call("HSET", key_names.archive(on.bus.settings.prefix), "on", 1)
+    await on.fill(keys.log, 400, message="x" * 1000)
+    await on.channel(address, status_bytes=50_000, channel_messages=0).trim()
+    assert int(await on.call("MEMORY", "USAGE", keys.log, "SAMPLES", 0)) < 70_000
+    await on.fill(keys.log, 1000)
+    await on.channel(address, status_messages=100, channel_messages=0).trim()
+    assert 100 <= await on.length(keys.log) <= 100 + NODES
+    await on.bus.declare(address, Policy(archive="required"))
+    await on.channel(address, status_messages=0).trim()
+    assert await on.length(keys.log) >= 100
+
+
 # --- by outcome ---
 
 

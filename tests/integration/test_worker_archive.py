@@ -15,6 +15,7 @@ from agentbus import Agent, Bus, BusSettings, PublisherSettings, QueueFull, Reje
 from agentbus.archive.connection import Database
 from agentbus.archive.reader import ArchivedMessage, ArchiveQuery, ArchiveReader
 from agentbus.broker.archiving import ArchivedInbox, ArchiveSwitch
+from agentbus.broker.connection import Broker
 from agentbus.broker.inspection.kept import Window
 from agentbus.broker.worker_registry import WorkerRegistry
 from agentbus.message.address_policy import Policy
@@ -25,6 +26,9 @@ from tests.postgres import PrivatePostgres
 from tests.service import working
 from workers.__main__ import main
 from workers.archive import Archive
+from workers.role import Ground
+from workers.settings import WorkerSettings
+from workers.share import Share
 
 Unique = Callable[[str], str]
 NODES = 200
@@ -246,6 +250,34 @@ async def test_one_spoilt_address_does_not_stop_the_others(
         await eventually(lambda: "WRONGTYPE" in roles["archive"].report.last_error)
 
 
+async def test_addresses_where_nothing_happens_are_looked_at_together(
+    bus: Bus, unique: Unique, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"agent.{unique('idle')}" for _ in range(300)]
+    await asyncio.gather(*(bus.publish(f"{name}.task", 1) for name in names))
+    ground = Ground(bus, WorkerSettings(archive=postgres_dsn, addresses_per_second=1e6), Share("alone"))
+    role = Archive(ground)
+    await role.start()
+    # The first pass notes a border for each, and that what ends counts.
+    await role.archive()
+    await role.watch()
+    trips: list[str] = []
+
+    def counted(verb: Callable[..., Any]) -> Callable[..., Any]:
+        async def trip(*arguments: Any) -> Any:
+            trips.append(verb.__name__)
+            return await verb(*arguments)
+
+        return trip
+
+    monkeypatch.setattr(Broker, "execute", counted(Broker.execute))
+    monkeypatch.setattr(Broker, "pipeline", counted(Broker.pipeline))
+    await role.archive()
+    await role.watch()
+    await role.stop()
+    assert 0 < len(trips) < 30
+
+
 # --- PostgreSQL in trouble ---
 
 
@@ -293,7 +325,7 @@ async def test_an_address_fills_up_while_the_archive_is_away_and_empties_when_it
         for _ in range(4):
             await end(bus, name, 25)
             await end(bus, lossy, 25)
-        with pytest.raises(QueueFull):
+        with pytest.raises(QueueFull, match="100 of them have ended and wait for the archive"):
             await bus.publish(f"agent.{name}.task", 0)
         await end(bus, lossy, 25)
         await eventually(lambda: bus.events.counts["archive_lag"] >= 1, 15)

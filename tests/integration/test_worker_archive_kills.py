@@ -153,9 +153,8 @@ async def test_a_worker_killed_after_the_commit_and_before_the_position_moved_ad
         await migrate(database)
         writer = ArchiveWriter(database, bus.settings.prefix)
         source = ArchivedInbox(bus.rooms.broker, bus.settings.prefix, f"agent.{name}")
-        for record in (await source.records(START, 4)).records:
-            async for messages in source.bodies(record):
-                assert (await writer.write(messages)).added > 0
+        async for messages in source.bodies((await source.records(START, 4)).records):
+            assert (await writer.write(messages)).added > 0
         await database.close()
         async with working(bus, Archive, archive=postgres_dsn):
             await eventually(lambda: all_committed(bus, [name]))

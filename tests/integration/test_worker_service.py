@@ -50,7 +50,8 @@ class Broken(Idle):
     """Fails, or returns, where it is told to."""
 
     name = "broken"
-    where, error = "run", ValueError("a mistake")
+    where = "run"
+    error: Exception = ValueError("a mistake")
 
     async def start(self) -> None:
         await super().start()
@@ -144,6 +145,17 @@ async def test_a_role_that_ends_by_itself_ends_the_process_with_the_reason(
     assert other.life[-1] == "stop"
     assert broken.life[-1] == "stop", "also what failed half way through its start has to let go"
     assert await listed(bus) == {}
+
+
+async def test_a_broker_that_goes_away_while_roles_start_is_no_fault_of_theirs(bus: Bus) -> None:
+    place = ground(bus)
+    broken = Broken(place)
+    broken.where, broken.error = "start", BrokerUnavailable("gone")
+    async with asyncio.timeout(10):
+        # Not RoleEnded: the command then ends as when there is no broker, and is started again.
+        with pytest.raises(BrokerUnavailable, match="gone"):
+            await Service(place, [broken]).run()
+    assert broken.life[-1] == "stop"
 
 
 async def test_a_failure_during_the_stop_is_not_lost(bus: Bus) -> None:

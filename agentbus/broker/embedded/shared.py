@@ -39,6 +39,8 @@ KEEPER_NAME = "agentbus-keeper"
 #: Workers are there for others: alone they are no use of the broker.
 WORKERS_NAME = "agentbus:workers:"
 
+#: Seconds in which a new connection says its name.
+_NAMED_WITHIN = 2.0
 _POLL_SECONDS = 0.02
 
 
@@ -110,15 +112,22 @@ def _stop(settings: EmbeddedSettings, force: bool) -> RunningBroker | None:
 
 
 def _refuse_if_used(state: dict[str, Any]) -> None:
+    # A connection says its name after it was made: our own workers' newest ones have none for a moment.
+    until = time.monotonic() + _NAMED_WITHIN
+    while clients := _others_connected(state):
+        if any(client.name for client in clients) or time.monotonic() >= until:
+            raise BrokerInUse(clients)
+        time.sleep(_POLL_SECONDS)
+
+
+def _others_connected(state: dict[str, Any]) -> tuple[ConnectedClient, ...]:
     try:
         with ServerLine(state["socket"], name=CONTROL_NAME, timeout=1.0) as line:
-            clients = _other_clients(line.ask("CLIENT", "LIST"))
+            return _other_clients(line.ask("CLIENT", "LIST"))
     except (OSError, ServerSaidNo) as error:
         raise BrokerUnavailable(
             f"The broker (process {state['pid']}) does not answer ({error}); only force can end it."
         ) from error
-    if clients:
-        raise BrokerInUse(clients)
 
 
 def _other_clients(listing: str) -> tuple[ConnectedClient, ...]:

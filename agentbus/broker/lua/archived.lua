@@ -64,12 +64,12 @@ if #KEYS > 3 then
     redis.call('HSET', KEYS[1], 'border', borders_now())
     redis.call('HDEL', KEYS[1], 'mark', 'next')
     -- Counted anew whenever everything is committed: hands and repeated settlements make counters drift.
-    local ended = 0
+    local ended = -(tonumber(redis.call('HGET', KEYS[2], 'archived')) or 0)
     for _, count in ipairs(redis.call('HMGET', KEYS[2], 'processed', 'expired', 'cancelled', 'discarded',
       'resolved', 'moved')) do
       ended = ended + (tonumber(count) or 0)
     end
-    redis.call('HSET', KEYS[2], 'archived', string.format('%d', ended))
+    redis.call('HSET', KEYS[2], 'forgiven', string.format('%d', ended))
   elseif not mark[1] or not precedes(to, mark[1]) then
     redis.call('HSET', KEYS[1], 'mark', last_id(KEYS[3]), 'next', borders_now())
   end

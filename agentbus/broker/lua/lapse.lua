@@ -36,7 +36,7 @@ local length = redis.call('XLEN', KEYS[2])
 local border = now_ms() - tonumber(ARGV[1])
 if length == 0 or border <= 0 then return {0, 0} end
 local count = readable(average_size(KEYS[2], length), math.min(tonumber(ARGV[2]), 500))
-local moved, gone = {}, {}
+local moved, gone, announced = {}, {}, announced_until(KEYS[1])
 for _, entry in ipairs(redis.call('XRANGE', KEYS[2], '-', '(' .. id_at(border), 'COUNT', count)) do
   local id = redis.pcall('XADD', KEYS[3], '*', unpack(copy_of(entry[1], entry[2])))
   -- `ended` takes no entries (another type, the largest id): the letters stay where they are.

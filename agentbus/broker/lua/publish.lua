@@ -33,7 +33,7 @@ limit = tonumber(policy[1]) or limit
 local default_ttl, durability = tonumber(policy[2]), policy[3] or ''
 local topic_ttls
 if policy[4] then topic_ttls, durability = topic_policies(KEYS[15], policy[4], durability) end
-local room, served = room_left(KEYS[2], KEYS[6], limit, count)
+local room, served, unarchived = room_left(KEYS[2], KEYS[6], limit, count)
 
 local record = redis.call('GET', KEYS[1])
 local last = 0
@@ -114,7 +114,7 @@ for i = 1, count do
   local option = options and options[tostring(i)] or ttl and {}
   local stored
   if room <= 0 then
-    stored = '!full'
+    stored = unarchived > 0 and string.format('!full archive %d', unarchived) or '!full'
   elseif option then
     stored = store_special(option, lane, ARGV[7 + i], ttl)
   else
