@@ -5,10 +5,9 @@ from __future__ import annotations
 from agentbus.broker.dead_letters import RawLetter, server_ms
 from agentbus.broker.notices import CHANNEL, LetterLook, NoticeBoard
 from agentbus.dead_letters.letter import DeadLetter, dead_letter, read_state
-from agentbus.errors import BrokerRefused
 from agentbus.message.topics import INBOX_KIND
 from agentbus.send.envelope import PublishOptions, Sender, compose
-from workers.role import Ground, Role, logger
+from workers.role import Ground, Role
 from workers.walk import my_addresses
 
 TOPIC = f"{CHANNEL}.dlq"
@@ -41,8 +40,6 @@ class Dead(Role):
         self._alarmed: set[str] = set()
         #: Address and policy to the last letter that was decided by it: another policy decides anew.
         self._decided: dict[tuple[str, int, int], str] = {}
-        #: Addresses that the last pass could not look after, and what the server said.
-        self._refusals: dict[str, str] = {}
 
     async def run(self) -> None:
         """Pass after pass over the inboxes that are this process's share."""
@@ -51,19 +48,16 @@ class Dead(Role):
     async def look_around(self) -> None:
         """One pass."""
         oldest: int | None = None
-        refusals: dict[str, str] = {}
         async for names in my_addresses(self.ground, self.name):
             inboxes = [name for name in names if name.startswith(f"{INBOX_KIND}.")]
             looks = await self._board.look(inboxes)
-            refusals |= {address: str(error) for address, error in looks.refusals.items()}
+            for address, error in looks.refusals.items():
+                self.refused(address, error)
             for look in looks.letters:
                 if look.oldest_ms is not None:
                     oldest = look.oldest_ms if oldest is None else min(oldest, look.oldest_ms)
-                try:
+                with self.apart(look.address):
                     await self._tend(look)
-                except BrokerRefused as error:
-                    refusals[look.address] = str(error)
-        self._note(refusals)
         now = await server_ms(self.ground.bus.rooms.broker)
         self.report.lag_ms = 0 if oldest is None else max(0, now - oldest)
 
@@ -73,15 +67,6 @@ class Dead(Role):
             await self._announce(look)
         if look.dead_retries:
             await self._retry(look)
-
-    def _note(self, refusals: dict[str, str]) -> None:
-        """Report addresses that refuse: they must not keep the others from being looked at."""
-        for address, problem in refusals.items():
-            self.report.failed(BrokerRefused(f"{address}: {problem}"))
-            # Once, not with each pass.
-            if self._refusals.get(address) != problem:
-                logger.warning("%s: %s: %s", self.name, address, problem, extra={"role": self.name})
-        self._refusals = refusals
 
     # --- notices ---
 
