@@ -18,7 +18,7 @@ from agentbus.archive.transfer import Transfer
 from agentbus.archive.writer import ArchiveWriter
 from agentbus.broker.archiving import ArchivedAddress, ArchivedInbox, ArchiveSwitch, backlogs_of
 from agentbus.broker.backlog import Backlog
-from agentbus.errors import ArchiveError, ArchiveUnavailable, BrokerError, BrokerRefused, InvalidValue
+from agentbus.errors import ArchiveError, ArchiveUnavailable, BrokerRefused, InvalidValue
 from agentbus.message.address_policy import Policy
 from agentbus.message.durations import seconds
 from workers.role import Ground, Role, logger
@@ -119,7 +119,7 @@ class Archive(Role):
             if isinstance(backlog, Backlog):
                 looks.append((source, backlog))
             else:
-                self._spoilt(source.address, backlog)
+                self.refused(source.address, backlog)
         return looks
 
     async def _archive_one(self, source: ArchivedAddress) -> bool:
@@ -131,14 +131,10 @@ class Archive(Role):
                 await self._transfer.flush()
                 taken = await self._transfer.take(source)
         except BrokerRefused as error:
-            self._spoilt(source.address, error)
+            # A key of another type, say: not at once again.
+            self.refused(source.address, error)
+            return False
         return True
-
-    def _spoilt(self, address: str, error: BrokerError) -> None:
-        """Go on after an address with a key of another type, say: it must not stop the others."""
-        self.report.failed(error)
-        if self._is_time(("spoilt", address)):
-            logger.warning("%s: %s: %s", self.name, address, error, extra={"role": self.name})
 
     async def _prepare(self) -> None:
         assert self._database is not None

@@ -38,9 +38,9 @@ class Report:
     #: Why it does nothing, on purpose; empty while it works.
     idle: str = ""
 
-    def failed(self, error: Exception) -> None:
-        """Note an error that the role will get over by trying again."""
-        self.last_error = f"{type(error).__name__}: {error}"
+    def failed(self, error: Exception, address: str = "") -> None:
+        """Note an error, at one address or at all, that the role will get over by trying again."""
+        self.last_error = f"{type(error).__name__}: {address}{': ' * bool(address)}{error}"
         self.error_at = int(time.time() * 1000)
 
     def state(self) -> RoleState:
@@ -110,7 +110,7 @@ class Role(ABC):
 
     def refused(self, address: str, error: Exception) -> None:
         """Note what is wrong with one address. The log has it once in ten minutes, not with each walk."""
-        self.report.failed(error)
+        self.report.failed(error, address)
         now, what = time.monotonic(), (address, str(error))
         if now - self._said.get(what, -_AGAIN) >= _AGAIN:
             self._said = {said: at for said, at in self._said.items() if now - at < _AGAIN} | {what: now}

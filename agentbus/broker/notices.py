@@ -10,7 +10,7 @@ from agentbus.broker.connection import Argument, Broker
 from agentbus.broker.dead_letters import LetterBox, RawLetter
 from agentbus.broker.inspection.look import parse_id
 from agentbus.broker.keys import addresses, channel_keys, inbox_keys
-from agentbus.broker.scripts import Call, load, run
+from agentbus.broker.scripts import Call, load, read_together, run
 from agentbus.errors import BrokerError, BrokerUnavailable
 
 #: The channel on which dead letters are announced.
@@ -107,15 +107,17 @@ class NoticeBoard:
         """
         keys = inbox_keys(self._prefix, address)
         size = await self._page(keys.dead, cursor)
-        replies = await self._broker.pipeline([
-            ("MULTI",),
-            ("XRANGE", keys.dead, _behind(cursor), "+", "COUNT", size),
-            ("XRANGE", keys.unannounced, "-", "+"),
-            ("EXEC",),
-        ])  # fmt: skip
-        if isinstance(replies[-1], Exception):
-            raise replies[-1]
-        dead, left = replies[-1]
+        dead, left = await read_together(
+            self._broker,
+            (keys.dead, keys.unannounced),
+            [
+                ("XRANGE", keys.dead, _behind(cursor), "+", "COUNT", size),
+                ("XRANGE", keys.unannounced, "-", "+"),
+            ],
+        )
+        for reply in (dead, left):
+            if isinstance(reply, Exception):
+                raise reply
         letters = {
             entry[0].decode(): RawLetter(address, entry[0].decode(), _fields(entry[1])) for entry in dead
         }

@@ -14,10 +14,14 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from agentbus.broker.connection import Argument, Broker, Link, ScriptMissing
+from agentbus.broker.connection import Argument, Broker, Link, ScriptMissing, map_error
 from agentbus.errors import BrokerError
 
 _INCLUDE = re.compile(r"^--@include (\w+)$", re.MULTILINE)
+
+
+#: A command and its arguments.
+Command = tuple[Argument, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,16 @@ async def run(link: Broker | Link, call: Call) -> Any:
         return await link.execute(*call.by_digest())
     except ScriptMissing:
         return await link.execute(*call.by_text())
+
+
+async def read_together(link: Broker | Link, keys: Sequence[str], commands: Sequence[Command]) -> list[Any]:
+    """Read several things at one moment, also on a full server; ``keys`` are all that the commands read.
+
+    One that is refused has its error as reply.
+    """
+    words = [word for command in commands for word in (len(command), *command)]
+    replies = await run(link, Call(load("together"), keys, words))
+    return [map_error(reply) if isinstance(reply, Exception) else reply for reply in replies]
 
 
 async def run_all(link: Broker | Link, calls: Sequence[Call]) -> list[Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agentbus.broker.connection import Broker
+from agentbus.broker.keys import policy as policy_key
 from agentbus.broker.policy_store import PolicyStore
 from agentbus.bus import Bus
 from agentbus.cli.output import Output, new_table
@@ -107,13 +108,23 @@ async def declare(
     """Declare a policy; with ``replace`` over what is there, if it is still what was seen."""
     policy = parse_policy(dict(_pair(field) for field in fields))
     async with open_bus(url, prefix) as bus:
-        before = await bus.policy(address)
+        before = await _stored(bus, address)
         if replace:
             await bus.redeclare(address, policy, expected=before)
         else:
             await _declare_once(bus, address, policy)
     _tell(Output(as_json), address, before, policy)
     return OK
+
+
+async def _stored(bus: Bus, address: str) -> Policy:
+    """Return what is declared; somebody's hand may have written what is no policy."""
+    place, _ = parse_scope(address)
+    try:
+        return await bus.policy(address)
+    except InvalidValue as error:
+        key = policy_key(bus.settings.prefix, place)
+        raise Failure(f"{place}: {error}. Somebody wrote it by hand: repair or delete {key}") from error
 
 
 async def _declare_once(bus: Bus, address: str, policy: Policy) -> None:
@@ -126,7 +137,7 @@ async def _declare_once(bus: Bus, address: str, policy: Policy) -> None:
 async def withdraw(address: str, *, url: str | None, prefix: str | None, as_json: bool) -> int:
     """Withdraw what is declared, if it is still what was seen."""
     async with open_bus(url, prefix) as bus:
-        before = await bus.policy(address)
+        before = await _stored(bus, address)
         if not before.declared():
             raise Failure(
                 f"nothing is declared for {address}; `agentbus policy show` lists what is", NOT_FOUND

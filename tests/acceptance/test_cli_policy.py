@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import redis
 
 from agentbus.testing import BrokerForTests
 from tests.acceptance.cli_process import CommandLine
@@ -73,3 +74,31 @@ def test_what_makes_no_sense_is_a_usage_error_and_changes_nothing(
     finished = command("policy", "set", *arguments)
     assert (finished.returncode, words in finished.stderr) == (2, True), finished.stderr
     assert command.records("policy", "show") == []
+
+
+def test_a_field_that_is_spelled_almost_right_is_recognised(command: CommandLine) -> None:
+    finished = command("policy", "set", "painter", "retry_delays=5s")
+    assert "did you mean retry_delay or dead_retry_delay?" in finished.stderr
+
+
+def test_a_contradiction_is_told_as_people_write_it(command: CommandLine) -> None:
+    command.records("policy", "set", "painter", "ttl=90s", "limit=5")
+    finished = command("policy", "set", "painter", "ttl=1h")
+    assert "limit is 5, not unset; ttl is 1m30s, not 1h" in finished.stderr
+
+
+def test_a_policy_made_by_hand_is_contradicted_like_any_other(
+    command: CommandLine, broker: BrokerForTests
+) -> None:
+    command.records("pub", "agent.painter.task", "1")
+    with redis.Redis.from_url(broker.url) as server:
+        prefix = command.environment["AGENTBUS_PREFIX"]
+        server.hset(f"{prefix}:{{agent.painter}}:policy", mapping={"limit": "5", "ttl_ms": "60000"})
+        finished = command("policy", "set", "painter", "limit=6", "ttl=2m")
+        assert finished.returncode == 1
+        assert "limit is 5, not 6; ttl is 1m, not 2m" in finished.stderr
+        server.hset(f"{prefix}:{{agent.painter}}:policy", "ttl_ms", "soon")
+    finished = command("policy", "set", "painter", "limit=6", "ttl=1m")
+    assert finished.returncode == 1
+    assert "agent.painter: ttl: is stored as 'soon', which is no number" in finished.stderr
+    assert "repair or delete" in finished.stderr and ":policy" in finished.stderr

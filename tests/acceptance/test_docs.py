@@ -25,9 +25,13 @@ import pytest
 from agentbus import Agent, AgentSettings, Bus, BusSettings, Defer, Policy, Reject, Retry, errors
 from agentbus.broker.keys import CATALOGUE
 from agentbus.message.durations import seconds
+from tests.acceptance.cli_process import CommandLine
 from tests.acceptance.pages import WRITTEN_BY_RUNS, Block, anchors, blocks, links, pages, shell_lines
 from tests.acceptance.programs import ROOT, Home, embedded_home
+from tests.agents.waiting import eventually
+from tests.service import working
 from tests.unit.test_keys_catalogue import pattern_of
+from workers.roles import ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -241,6 +245,52 @@ async def test_the_rights_in_operations_are_all_that_a_bus_uses(
             while "cmdstat_xtrim" not in await _ask(server, "INFO", "commandstats"):
                 await asyncio.sleep(0.1)
     assert await _ask(server, "ACL", "LOG") == ""
+
+
+@needs_redis_cli
+async def test_the_rights_in_operations_are_all_that_workers_and_lookers_use(
+    private_broker: Callable[..., PrivateBroker], postgres_dsn: str, tmp_path: Path
+) -> None:
+    server = private_broker()
+    lines = shell_lines(ROOT / "docs" / "operations.md")
+    (grant,) = [line for line in lines if line.startswith("redis-cli ACL SETUSER")]
+    assert await _ask(server, *shlex.split(grant)[1:]) == "OK"
+    url = server.url.replace("unix://", "unix://agentbus:change-me@")
+    async with (
+        Bus(url, agent="workers") as bus,
+        working(bus, *ROLES, archive=postgres_dsn, status_interval=2.0) as roles,
+    ):
+        await bus.declare("agent.reviewer", Policy(dead_retries=1, dead_retry_delay="1ms"))
+        await bus.schedules.add("agent.reviewer.task", -1, "interval:1")
+        await bus.publish("channel.design.note", 1)
+        async with bus.serving(_rejecting("reviewer")):
+            await _until(server, "HEXISTS", "agentbus:{agent.reviewer}:ledger", "redriven")
+            await _until(server, "EXISTS", "agentbus:{system.errors}:log")
+            await _until(server, "EXISTS", "agentbus:{system.bus}:log")
+            await _until(server, "EXISTS", "agentbus:{channel.design}:archived")
+            await eventually(bus.dead_letters.list)
+        letter, *_ = await bus.dead_letters.list()
+        await bus.dead_letters.resolve(letter.id, "seen")
+        await bus.history("agent.reviewer", limit=5)
+        await bus.status()
+        assert {role.report.last_error for role in roles.values()} == {""}
+    command = CommandLine(tmp_path, AGENTBUS_URL=url)
+    looks = ("status", "inbox reviewer", "dlq ls", "archive status")
+    for finished in await asyncio.gather(*(asyncio.to_thread(command, *look.split()) for look in looks)):
+        assert (finished.returncode, finished.stderr) == (0, ""), finished.args
+    await asyncio.to_thread(command, "doctor")
+    assert await _ask(server, "ACL", "LOG") == ""
+
+
+def _rejecting(name: str) -> Agent:
+    agent = Agent(name)
+
+    # Not Reject: what was rejected is hopeless, and no policy retries it.
+    @agent.on("task", retry=Retry(max_retries=0))
+    async def review(task: int) -> None:
+        raise ValueError(task)
+
+    return agent
 
 
 ARCHITECTURE = ROOT / "docs" / "architecture.md"

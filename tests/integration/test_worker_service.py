@@ -11,10 +11,15 @@ from dataclasses import replace
 import pytest
 
 from agentbus import Bus, BusSettings
+from agentbus.broker.archiving import ArchiveSwitch
+from agentbus.broker.embedded import PrivateBroker
 from agentbus.broker.worker_registry import WorkerRegistry, WorkerState
-from agentbus.errors import BrokerUnavailable, ConfigurationError
+from agentbus.errors import BrokerUnavailable, ConfigurationError, WrongKeyType
 from agentbus.testing import BrokerForTests
+from tests.agents.waiting import eventually
+from tests.service import working
 from workers.role import Ground, Role
+from workers.roles import ROLES
 from workers.service import RoleEnded, Service
 from workers.settings import WorkerSettings
 from workers.share import Share
@@ -335,3 +340,41 @@ async def test_an_outage_is_logged_once_and_noted_and_the_step_is_tried_again(
     assert role.report.last_error == "BrokerUnavailable: the server is away"
     assert caplog.text.count("the server is away") == 1
     assert "idle goes on" in caplog.text
+
+
+async def test_what_one_address_refuses_is_logged_once_and_stops_nobody(
+    bus: Bus, caplog: pytest.LogCaptureFixture
+) -> None:
+    role = Idle(ground(bus))
+    for _ in range(50):
+        for address, problem in (("agent.a", "no stream"), ("agent.b", "no stream"), ("agent.a", "no hash")):
+            with role.apart(address):
+                raise WrongKeyType(problem)
+    assert len(caplog.records) == 3
+    assert role.report.last_error == "WrongKeyType: agent.a: no hash"
+    with pytest.raises(BrokerUnavailable), role.apart("agent.a"):
+        raise BrokerUnavailable("the server is away")
+
+
+async def test_a_full_server_keeps_no_worker_from_starting_with_all_its_roles(
+    private_broker: Callable[..., PrivateBroker],
+) -> None:
+    server = private_broker()
+    async with Bus(server.url, agent="workers") as bus:
+        await bus.publish("agent.a.task", 1, delay="100ms")
+        await bus.schedules.add("agent.b.task", 1, "interval:1")
+        await bus.rooms.broker.execute("CONFIG", "SET", "maxmemory", 1)
+        # Nobody listens at this address: the archive must be on all the same.
+        archive = "postgresql://nobody@127.0.0.1:1/none"
+        async with working(bus, *ROLES, archive=archive) as roles:
+            recurring = roles["recurring"]
+            await eventually(lambda: "memory limit" in recurring.report.last_error)
+            assert await ArchiveSwitch(bus.rooms.broker, bus.settings.prefix).since_ms() is not None
+            # Retries move, they do not grow.
+            await eventually(lambda: _waiting(bus, "a"))
+            await bus.rooms.broker.execute("CONFIG", "SET", "maxmemory", 0)
+            await eventually(lambda: _waiting(bus, "b"), 10)
+
+
+async def _waiting(bus: Bus, name: str) -> int:
+    return (await bus.inspect(name)).waiting

@@ -112,3 +112,19 @@ def test_the_next_tick_is_on_the_grid_and_within_one_interval(server_ms: int, in
     found = grid_after(server_ms, interval_ms)
     assert found % interval_ms == 0
     assert server_ms < found <= server_ms + interval_ms
+
+
+@pytest.mark.parametrize("width", [50, 60, 80])
+def test_a_narrow_terminal_shows_names_and_the_dead(width: int) -> None:
+    console = Console(file=io.StringIO(), width=width)
+    inbox = replace(LONELY, address="agent.a-name-longer-than-a-column", accepted_rate=0.02)
+    status = status_of(5, inbox)
+    status = replace(status, total=replace(status.total, accepted_rate=0.02))
+    console.print(render(status, width))
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert all(len(line.rstrip()) <= width for line in lines)
+    (row,) = [line for line in lines if "nobody" in line]
+    # name, consumers, waiting, oldest (two words), held, due, dead
+    assert row.split()[0].startswith("a-name") and row.split()[7] == "2"
+    assert ("<0.1" in row) == (width >= 80)

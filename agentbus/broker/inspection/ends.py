@@ -16,6 +16,7 @@ from agentbus.broker.inspection.kept import LAST_OF_RECORD, Kept, Point, Stretch
 from agentbus.broker.inspection.look import EntryId, fields_of, format_id, parse_id
 from agentbus.broker.inspection.tailing import read_state
 from agentbus.broker.keys import SOURCES, InboxKeys
+from agentbus.broker.scripts import read_together
 
 _RECORDS = 100
 #: Bodies in one round trip while their size is unknown, and at most.
@@ -75,14 +76,13 @@ class Ends:
         """Return what the books say; the ledger and the records are written by the same scripts."""
         outcomes = self._keys.outcomes
         commands: list[tuple[Argument, ...]] = [
-            ("MULTI",),
             ("HMGET", self._keys.ledger, *ENDINGS),
             ("XREVRANGE", outcomes, "+", "-", "COUNT", 1),
             ("XRANGE", outcomes, "-", "+", "COUNT", 1),
-            ("EXEC",),
         ]
-        replies = (await self._broker.pipeline(commands))[-1]
-        ledger, newest, oldest = _answers(replies)
+        ledger, newest, oldest = _answers(
+            await read_together(self._broker, (self._keys.ledger, outcomes), commands)
+        )
         return Tally(
             ended=sum(int(value) for value in ledger if value is not None and value.lstrip(b"-").isdigit()),
             newest=parse_id(newest[0][0]) if newest else (0, 0),

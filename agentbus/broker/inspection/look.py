@@ -8,6 +8,7 @@ from typing import Any
 
 from agentbus.broker.connection import Argument, Broker
 from agentbus.broker.keys import GROUP, SOURCES, InboxKeys
+from agentbus.broker.scripts import read_together
 from agentbus.errors import BrokerRefused, WrongKeyType
 
 #: An entry id as numbers, so that ids compare as the server compares them.
@@ -115,9 +116,8 @@ async def take_look(broker: Broker, keys: InboxKeys) -> Look:
             ("XPENDING", stream, GROUP),
             ("XRANGE", stream, _after(position), "+", "COUNT", PAGE),
         ]
-    replies = (await broker.pipeline([("MULTI",), *commands, ("EXEC",)]))[-1]
-    if isinstance(replies, Exception):
-        raise replies
+    read = (keys.ledger, keys.alive, keys.due, keys.dead, keys.delayed, *keys.sources)
+    replies = await read_together(broker, read, commands)
     await _refuse_wrong_types(broker, keys, replies)
     time, ledger, beats, due, next_due, dead, delayed = replies[:fixed]
     return Look(
