@@ -101,7 +101,7 @@ class RetentionSettings:
     #: large fleet.
     status_messages: int = 5_000
     status_bytes: int = 16 * 1024 * 1024
-    #: Dead letters per address; the resolved ones among them go first.
+    #: Dead letters per address beyond which resolved ones go; how many may wait is the policy's `dead_limit`.
     dead: int = 100_000
     #: How long a dead letter waits for a person before it is discarded, and how long a resolved one stays.
     dead_age: Duration = 30 * 86_400.0

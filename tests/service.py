@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -33,7 +34,9 @@ async def working(bus: Bus, *kinds: type[Role], **settings: Any) -> AsyncIterato
         await task
 
 
-def worker_process(url: str, prefix: str, *roles: str) -> subprocess.Popen[bytes]:
-    """Start ``python -m workers``; the caller ends it."""
+def worker_process(url: str, prefix: str, *roles: str, **environment: str) -> subprocess.Popen[bytes]:
+    """Start ``python -m workers``, with more in its environment; the caller ends it."""
     command = [sys.executable, "-m", "workers", *roles, "--url", url, "--prefix", prefix]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **environment}
+    )

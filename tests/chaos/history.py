@@ -38,7 +38,7 @@ class Record:
     attempt: int = 0
     #: What the delivery said of itself: somebody may have run this message before.
     redelivered: bool = False
-    #: Whether the attempt carried an idempotency key.
+    #: Whether the publish carried an idempotency key: then it may be another one's message that is stored.
     idempotent: bool = False
     #: How a delivery ended, why a message was refused, what somebody wanted of a letter or was told.
     note: str = ""

@@ -128,7 +128,7 @@ class _Sender:
     def _note(self, key: str, result: Any) -> bool:
         """Write down what became of a message; True when it was certainly not stored and is to be sent."""
         if not isinstance(result, Exception):
-            self._history.write("stored", key=key, message_id=result.message_id)
+            self._history.write("stored", key=key, message_id=result.message_id, idempotent=self._idempotent)
             return False
         if isinstance(result, PublishTimeout) and result.uncertain:
             self._history.write("uncertain", key=key)

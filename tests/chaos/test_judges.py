@@ -215,6 +215,8 @@ def test_a_message_that_was_stored_and_is_nowhere_is_found() -> None:
     stored = Record("stored", 0.5, 10, "w-9", "nowhere")
     finding = judge_archive(evidence(), (*RECORDS, stored))
     assert finding.problems == ["1 stored, but neither archived nor dead: nowhere"]
+    # With a key the publisher may have been told of a message that somebody stored before, under another id.
+    assert judge_archive(evidence(), (*RECORDS, replace(stored, idempotent=True))).problems == []
 
 
 def test_a_message_that_counts_as_processed_though_nobody_handled_it_is_found() -> None:

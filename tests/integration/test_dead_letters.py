@@ -22,6 +22,7 @@ from agentbus import (
     InvalidValue,
     NoSuchDeadLetter,
     Policy,
+    QueueFull,
     Reject,
     Retry,
 )
@@ -29,6 +30,8 @@ from agentbus.broker.keys import inbox_keys
 from agentbus.testing import BrokerForTests
 from tests.agents.waiting import eventually
 from tests.letters import bury_all, make_dead
+from tests.service import working
+from workers.due import Due
 
 
 @pytest.fixture
@@ -167,6 +170,23 @@ async def test_what_found_no_room_is_listed_as_parked_and_says_so(bus: Bus) -> N
     assert (letter.reason, letter.attempts, letter.next_retry_at is None) == ("exhausted", 1, False)
     with pytest.raises(NoSuchDeadLetter, match="waits for room"):
         await bus.dead_letters.drop(letter.id)
+    assert await closes(bus, "r")
+
+
+async def test_parked_letters_take_room_so_that_publishers_hear_of_an_address_that_fails(bus: Bus) -> None:
+    await bus.declare("agent.r", Policy(limit=3, dead_limit=1))
+    assert [bool(id) for id in await make_dead(bus, "r", 1, 2, 3)] == [True, False, False]
+    await bus.publish("agent.r.task", 4)
+    with pytest.raises(QueueFull):
+        await bus.publish("agent.r.task", 5)
+    # One that was parked takes its place among the dead, which take none.
+    await bus.dead_letters.drop((await bus.dead_letters.list("r"))[0].id)
+    keys = inbox_keys(bus.settings.prefix, "agent.r")
+    for name in await bus.rooms.broker.execute("ZRANGE", keys.due, 0, -1):
+        await bus.rooms.broker.execute("ZADD", keys.due, 1, name)
+    async with working(bus, Due):
+        await eventually(lambda: _count(bus, 1))
+    await bus.publish("agent.r.task", 5)
     assert await closes(bus, "r")
 
 

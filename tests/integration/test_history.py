@@ -10,6 +10,8 @@ import pytest
 import pytest_asyncio
 
 from agentbus import Agent, Bus, BusSettings, InvalidTopic, InvalidValue, NoSuchAddress
+from agentbus.broker.inspection.kept import Kept, Window
+from agentbus.broker.inspection.unended import Unended
 from agentbus.testing import BrokerForTests
 from tests.past import Past, bodies
 
@@ -118,6 +120,27 @@ async def test_what_ends_between_pages_of_what_has_not_is_said_to_be_missing(pas
 
 
 # --- filters ---
+
+
+async def test_what_ends_while_a_page_is_read_is_on_it_once_with_its_end(
+    past: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await past.publish(1, 2)
+    read = Unended.read
+
+    async def interrupted(unended: Unended, stage: str, window: Window, most: int) -> list[Kept]:
+        found = await read(unended, stage, window, most)
+        if stage == "dead":
+            await past.settle(await past.fetch())
+        return found
+
+    monkeypatch.setattr(Unended, "read", interrupted)
+    page = await past.page()
+    assert [(bodies([each]), each.outcome) for each in page.entries] == [
+        ([2], "processed"),
+        ([1], "processed"),
+    ]
+    assert page.complete
 
 
 async def test_filters_narrow_it_together(past: Past) -> None:

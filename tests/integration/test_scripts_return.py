@@ -124,6 +124,14 @@ async def test_a_stale_owner_that_leaves_does_not_hide_the_suspect_it_had_starte
     assert b'"crashes":2' in last[1][3]
 
 
+async def test_a_stale_owner_that_has_nothing_left_takes_along_what_was_noted(on: InboxBench) -> None:
+    await held(on, 200)
+    step = await on.inbox.reclaim("c", (await on.inbox.beats())["c"])
+    assert step is not None and step.more and await on.call("EXISTS", on.keys.started) == 1
+    assert await on.inbox.leave("c") == 0
+    assert await on.call("EXISTS", on.keys.started) == 0
+
+
 async def test_leaving_tells_how_many_entries_are_still_held(on: InboxBench) -> None:
     await held(on, 7)
     assert await on.inbox.leave("c") == 7

@@ -178,6 +178,25 @@ async def test_waiting_messages_that_an_outsider_deleted_are_counted_and_told(
     await look.check_balance()
 
 
+async def test_work_that_a_hand_took_from_its_owner_is_counted_and_told_where_no_owner_lives(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """XGROUP DELCONSUMER with pending entries: the group never hands them out again."""
+    monkeypatch.setattr(retention_module, "_SECOND_LOOK", 0.0)
+    look = Look(bus, "robbed")
+    await bus.publish_many("agent.robbed.task", range(10))
+    await look.inbox.join("gone")
+    assert len(await look.inbox.fetch("gone", 4, 1 << 20)) == 4
+    lane = look.keys.sources[3]
+    assert await bus.rooms.broker.execute("XGROUP", "DELCONSUMER", lane, "inbox", "gone") == 4
+    role = role_of(bus)
+    await role._pass()
+    assert await look.count("vanished") == 0, "an owner's audit has its time"
+    await role._pass()
+    assert (await look.count("vanished"), bus.events.counts["vanished"]) == (4, 1)
+    await look.check_balance()
+
+
 async def test_a_lane_that_takes_no_more_entries_does_not_stop_the_role(bus: Bus) -> None:
     look = await end(bus, "bricked", 1000)
     largest = "18446744073709551615-18446744073709551615"

@@ -30,8 +30,6 @@ local function copy_of(id, letter)
   return copy
 end
 
--- Asked before anything is written: an error in between would copy the first letter again at each pass.
-local announced = announced_until(KEYS[1])
 local length = redis.call('XLEN', KEYS[2])
 local border = now_ms() - tonumber(ARGV[1])
 if length == 0 or border <= 0 then return {0, 0} end
