@@ -118,7 +118,7 @@ class Due(Role):
             else:
                 looks.append((claim, done[address].next_ms))
         await self._wake.settle_all(looks)
-        self.report.lag_ms = max((each.late_ms for each in done.values()), default=0)
+        self.report.late(max((each.late_ms for each in done.values()), default=0))
 
     # --- what was not announced ---
 

@@ -145,7 +145,7 @@ class Recurring(Role):
             if ticked.answer == "moved":
                 # Somebody else was faster, or paused or cancelled it.
                 return int(ticked.detail) if ticked.detail else None
-            self.report.lag_ms = now_ms - step.expected_ms
+            self.report.late(max(0, now_ms - step.expected_ms))
             next_ms = step.next_ms
         return next_ms if next_ms is not None else now_ms + KEEP_ENDED_MS
 

@@ -25,6 +25,8 @@ logger = logging.getLogger("agentbus.workers")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 #: Seconds until the same refusal of the same address is logged again.
 _AGAIN = 600.0
+#: Seconds for which the latest of what came late is shown.
+_SHOWN = 10.0
 
 
 @dataclass(slots=True)
@@ -37,6 +39,16 @@ class Report:
     error_at: int | None = None
     #: Why it does nothing, on purpose; empty while it works.
     idle: str = ""
+    _late_at: float | None = None
+
+    def late(self, milliseconds: int) -> None:
+        """Note how late something was; the worst of the last ten seconds is the lag, without any it is 0.
+
+        Else one late message would look like a worker that is behind until the next one comes.
+        """
+        now = time.monotonic()
+        if self._late_at is None or now - self._late_at > _SHOWN or milliseconds >= (self.lag_ms or 0):
+            self.lag_ms, self._late_at = milliseconds, now
 
     def failed(self, error: Exception, address: str = "") -> None:
         """Note an error, at one address or at all, that the role will get over by trying again."""
@@ -45,7 +57,8 @@ class Report:
 
     def state(self) -> RoleState:
         """Return a frozen copy."""
-        return RoleState(self.lag_ms, self.steps, self.last_error, self.error_at, self.idle)
+        over = self._late_at is not None and time.monotonic() - self._late_at > _SHOWN
+        return RoleState(0 if over else self.lag_ms, self.steps, self.last_error, self.error_at, self.idle)
 
 
 @dataclass(frozen=True, slots=True)

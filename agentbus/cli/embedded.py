@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 import signal
 
@@ -94,8 +95,8 @@ async def _watch(running: RunningBroker, workers: AttachedWorkers | None, stoppe
                     say("the broker answers again")
                 answers = True
             except BrokerError as error:
-                if not Places(running.folder).state.exists():
-                    say(f"the broker is gone: somebody stopped it, or see {running.log}")
+                if not Places(running.folder).state.exists() or not _lives(running.keeper_pid):
+                    say(f"the broker is gone: somebody stopped it or its keeper, or see {running.log}")
                     return FAILURE
                 if answers:
                     say(f"the broker does not answer: {error}; its log is {running.log}")
@@ -106,6 +107,17 @@ async def _watch(running: RunningBroker, workers: AttachedWorkers | None, stoppe
         await broker.close()
     await _stop_unless_used()
     return OK
+
+
+def _lives(process: int) -> bool:
+    """Whether a process runs: without its keeper nobody brings the broker back."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 async def _wait(stopped: asyncio.Event) -> None:

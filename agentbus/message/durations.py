@@ -76,7 +76,7 @@ def instant_milliseconds(value: datetime | str, field: str) -> int:
 
 def readable(duration_seconds: float) -> str:
     """Return a duration for people: ``320ms``, ``4.2s``, ``3m 20s``, ``2h 5m``."""
-    if duration_seconds < 1:
+    if duration_seconds < 0.9995:
         return f"{duration_seconds * 1000:.0f}ms"
     if duration_seconds < 60:
         return f"{duration_seconds:.1f}s"

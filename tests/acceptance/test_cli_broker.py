@@ -83,6 +83,19 @@ def test_up_says_when_somebody_else_stops_the_broker(command: CommandLine) -> No
     assert "the broker is gone" in err
 
 
+def test_up_ends_with_the_reason_when_nobody_is_left_to_bring_the_broker_back(command: CommandLine) -> None:
+    with command.running("up") as process:
+        assert process.stdout is not None
+        told = json.loads(process.stdout.readline())
+        record = json.loads((Path(told["folder"]) / "broker.json").read_text())
+        os.kill(record["keeper_pid"], signal.SIGKILL)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "somebody stopped it or its keeper" in err
+    (again,) = command.records("up", "--detach", "--no-workers")
+    assert again["started"] is True
+
+
 # --- workers ---
 
 

@@ -18,7 +18,7 @@ from agentbus.errors import BrokerUnavailable, ConfigurationError, WrongKeyType
 from agentbus.testing import BrokerForTests
 from tests.agents.waiting import eventually
 from tests.service import working
-from workers.role import Ground, Role
+from workers.role import Ground, Report, Role
 from workers.roles import ROLES
 from workers.service import RoleEnded, Service
 from workers.settings import WorkerSettings
@@ -378,3 +378,17 @@ async def test_a_full_server_keeps_no_worker_from_starting_with_all_its_roles(
 
 async def _waiting(bus: Bus, name: str) -> int:
     return (await bus.inspect(name)).waiting
+
+
+def test_what_came_late_is_shown_for_ten_seconds_and_then_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("workers.role.time.monotonic", lambda: now[0])
+    report = Report()
+    assert report.state().lag_ms is None
+    report.late(700)
+    report.late(3)
+    assert report.state().lag_ms == 700
+    now[0] += 11
+    assert report.state().lag_ms == 0
+    report.late(5)
+    assert report.state().lag_ms == 5
