@@ -122,6 +122,8 @@ def _print_one(schedule: Schedule, output: Output) -> None:
 
 def _table(schedules: Sequence[Schedule]) -> Any:
     table = new_table("schedules", _COLUMNS)
+    # An id in two lines cannot be copied.
+    table.columns[0].min_width = max(len(schedule.id) for schedule in schedules)
     now = time.time()
     for schedule in schedules:
         following, last = schedule.next_send_at, schedule.last_sent_at
