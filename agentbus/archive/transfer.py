@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from agentbus.archive.writer import ArchiveWriter
 from agentbus.broker.archiving import ArchivedAddress, ArchivedChannel, ArchivedInbox, Ended, Position
-from agentbus.errors import BrokerRefused
 
 #: Records of one look; each may speak of a thousand entries.
 _RECORDS = 200
@@ -87,20 +86,11 @@ class Transfer:
         return await self._take_ended(source, position)
 
     async def flush(self) -> None:
-        """Commit what was read, then move the positions. After an error the round begins anew.
-
-        Raises `BrokerRefused` for an address that does not take its position, when all others have theirs.
-        """
+        """Commit what was read, then move the positions. After an error the round begins anew."""
         advances, self._advances = self._advances, []
         await self._commit()
-        refusals = []
         for each in advances:
-            try:
-                await each.source.advance(each.start, each.to, each.committed, each.missing)
-            except BrokerRefused as error:
-                refusals.append(BrokerRefused(f"{each.source.address}: {error}"))
-        if refusals:
-            raise refusals[0]
+            await each.source.advance(each.start, each.to, each.committed, each.missing)
 
     def reset(self) -> None:
         """Forget what was read and not committed."""

@@ -250,22 +250,6 @@ async def test_one_spoilt_address_does_not_stop_the_others(
         await eventually(lambda: "WRONGTYPE" in roles["archive"].report.last_error)
 
 
-async def test_an_address_that_does_not_take_its_position_keeps_no_other_from_its_own(
-    bus: Bus, unique: Unique, postgres_dsn: str
-) -> None:
-    names = [unique(f"w{number}") for number in range(6)]
-    for name in names:
-        await end(bus, name, 2)
-    for spoilt in names[::2]:
-        look = Look(bus, spoilt)
-        await look.broker.execute("DEL", look.keys.ledger)
-        await look.broker.execute("SET", look.keys.ledger, "no hash")
-    async with working(bus, Archive, archive=postgres_dsn) as roles:
-        for name in names[1::2]:
-            await eventually(lambda name=name: caught_up(bus, name, 2))
-        await eventually(lambda: "WRONGTYPE" in roles["archive"].report.last_error)
-
-
 async def test_addresses_where_nothing_happens_are_looked_at_together(
     bus: Bus, unique: Unique, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
