@@ -56,7 +56,7 @@ def test_fifty_thousand_messages_come_through_forty_kills(seed: str, default_ser
     result = run_mixed(seed, 50_000, 40, default_server, "always")
     accept(*figures_of(result))
     assert result.kills.total() == 40
-    assert result.verdict.attempts > 49_990
+    assert result.verdict.attempts > 49_900
 
 
 @pytest.mark.timeout(180)
