@@ -58,7 +58,7 @@ async def test_a_process_killed_in_the_middle_of_a_handler_loses_its_work_to_a_s
     look = Look(bus, name)
     first = agents.start(name, settings=LEASE)
     await first.joined(look)
-    await bus.publish(f"agent.{name}.sleep", {"n": 1, "seconds": 1.0})
+    await bus.publish(f"agent.{name}.sleep", {"n": 1, "seconds": 60, "after_crash": 0.1})
     await eventually(lambda: first.lines("begin"))
     second = agents.start(name, settings=LEASE)
     await second.joined(look)
