@@ -196,3 +196,17 @@ async def fetch_normal(on: InboxBench) -> list[RawEntry]:
         "XREADGROUP", "GROUP", "inbox", "c", "COUNT", 1000, "STREAMS", on.keys.sources[3], ">"
     )
     return [RawEntry(3, entry[0], b"", b"") for entry in taken[0][1]]
+
+
+async def test_an_entry_taken_by_hand_is_put_back_unless_it_waits_again(on: InboxBench) -> None:
+    (entry,) = await held(on, 1)
+    lane, entry_id = on.keys.sources[entry.source], entry.entry_id
+    await on.call("XACK", lane, "inbox", entry_id)
+    assert await on.inbox.restore("c", entry.source, entry_id)
+    # A server that came back with older data: the group stands before the entry once more.
+    await on.call("XACK", lane, "inbox", entry_id)
+    await on.call("XGROUP", "SETID", lane, "inbox", "0")
+    assert not await on.inbox.restore("c", entry.source, entry_id)
+    assert await on.call("XPENDING", lane, "inbox") == [0, None, None, None]
+    assert await on.inbox.sweep()
+    assert [again.entry_id for again in await on.fetch()] == [entry_id]
