@@ -60,13 +60,6 @@ def test_fifty_thousand_messages_come_through_forty_kills(seed: str, default_ser
 
 
 @pytest.mark.timeout(180)
-def test_a_broker_that_syncs_every_second_loses_nothing_to_kills(
-    seed: str, default_server: ServerBinary
-) -> None:
-    accept(*figures_of(run_mixed(seed, 10_000, 10, default_server, "everysec")))
-
-
-@pytest.mark.timeout(180)
 def test_a_fleet_with_schedules_dead_letters_and_an_archive_comes_through_kills_of_all_of_it(
     seed: str, default_server: ServerBinary, postgres_programs: Path
 ) -> None:
