@@ -180,9 +180,10 @@ CATALOGUE: tuple[KeyInfo, ...] = (
     KeyInfo(
         f"{_ADDRESS}keys:<bucket>",
         "hash",
-        "Idempotency keys: `<sender>/<key>` to digest and entry id. Buckets `0` and `1` take turns, one "
+        "Idempotency keys: `<sender>/<key>` to digest and entry id, and `origin:<address>/<entry>/<purpose>` "
+        "of what was carried here. Buckets `0` and `1` take turns, one "
         "window each; bucket `due` holds those of messages not due yet.",
-        "publish, append, promote",
+        "publish, append, promote, carry",
         "`0` and `1` expire whole after two windows; `due` with its messages",
     ),
     KeyInfo(

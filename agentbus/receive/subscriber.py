@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Protocol, Self
 
 from agentbus.errors import BrokerUnavailable
 from agentbus.message.address_policy import NO_POLICY, Policy
@@ -16,11 +19,32 @@ from agentbus.receive.incarnation import Grounds, Incarnation
 from agentbus.receive.takeover import Obituary
 
 
+class Companion(Protocol):
+    """What a served agent does beside handling messages: being known, say."""
+
+    async def begin(self) -> None:
+        """Called before the agent counts as ready; the broker could be reached a moment ago."""
+
+    async def run(self) -> None:
+        """Called when it is ready; cancelled when the agent is served no more. An error ends the agent."""
+
+    async def end(self) -> None:
+        """Called when the agent is served no more, if `begin` came to its end."""
+
+
 class Subscriber:
     """Serves one agent until it is stopped."""
 
-    def __init__(self, agent: Agent, grounds: Grounds, publish: Publish, answer: Answer) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        grounds: Grounds,
+        publish: Publish,
+        answer: Answer,
+        companions: Sequence[Companion] = (),
+    ) -> None:
         self.agent = agent
+        self._companions = companions
         self._grounds = grounds
         self._obituary = Obituary(grounds.events, answer)
         self._stop = asyncio.Event()
@@ -54,12 +78,23 @@ class Subscriber:
         """
         count = self.agent.concurrency if runners is None else runners
         try:
-            while not self._stop.is_set():
-                if await self._join(count):
-                    assert self._incarnation is not None
-                    await self._live(self._incarnation)
+            async with AsyncExitStack() as accompanied:
+                while not self._stop.is_set():
+                    if await self._join(count):
+                        assert self._incarnation is not None
+                        if not self.ready.is_set():
+                            await self._begin_companions(accompanied)
+                        await self._live(self._incarnation)
         finally:
             self.execution.close()
+
+    async def _begin_companions(self, accompanied: AsyncExitStack) -> None:
+        for companion in self._companions:
+            await companion.begin()
+            accompanied.push_async_callback(companion.end)
+        if self._companions:
+            # Entered last, so that it is left first: nothing runs any more when the ends are called.
+            await accompanied.enter_async_context(_Together(self._companions))
 
     async def _join(self, runners: int) -> bool:
         """Join as soon as the broker can be reached; False when stopped before.
@@ -107,6 +142,30 @@ class Subscriber:
 
     def _siblings(self, address: str) -> int:
         return self._incarnation.siblings(address) if self._incarnation is not None else 1
+
+
+class _Together:
+    """Runs companions until it is left; one that fails fails whoever is inside."""
+
+    def __init__(self, companions: Sequence[Companion]) -> None:
+        self._companions = companions
+        self._group = asyncio.TaskGroup()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        self._tasks = [
+            self._group.create_task(companion.run(), name="agentbus companion")
+            for companion in self._companions
+        ]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await self._group.__aexit__(kind, error, trace)
 
 
 async def until_ready(running: asyncio.Task[None], subscribers: Sequence[Subscriber]) -> None:
