@@ -58,6 +58,10 @@ class Subscription:
         self._in_order = in_order
         self._carrier = carrier
         self._tell_gap = tell_gap
+        #: Whether the last fetch found another consumer of the agent reading.
+        self.standing_by = False
+        #: Told when deliveries were handed back: they wait for the next fetch, which nothing announces.
+        self.handed_back: Callable[[], None] = _nobody_waits
         #: Not yet said with a delivery.
         self._gap: Gap | None = None
         self.keys: SubscriberKeys = subscriber_keys(prefix, address, agent)
@@ -116,7 +120,8 @@ class Subscription:
             "fetch_log", (keys.alive, keys.subscriber, keys.log, keys.crashes, keys.reads),
             consumer, self.agent, most, most_bytes, int(self._in_order), link=link,
         )  # fmt: skip
-        if reply[0] == b"standby":
+        self.standing_by = reply[0] == b"standby"
+        if self.standing_by:
             return []
         if reply[1]:
             self._noted(Gap(int(reply[1]), reply[2].decode()))
@@ -156,6 +161,7 @@ class Subscription:
         keys = self.keys
         ids = b" ".join(entries.get(LOG, ()))
         reply = await self._run("hand_back", (keys.alive, keys.log), consumer, self.agent, ids)
+        self.handed_back()
         return int(reply[1])
 
     async def postpone(
@@ -242,6 +248,10 @@ class Subscription:
         except BrokerRefused:
             return False
         return True
+
+
+def _nobody_waits() -> None:
+    """Stand in until somebody reads."""
 
 
 def _failures(failure: str) -> dict[str, Any]:
