@@ -83,6 +83,8 @@ class AgentSettings:
     pulled_timeout: Duration = 300.0
     #: Declared for later use by orchestrators: whether work survives a short disconnect.
     resumable: bool = False
+    #: Agents that may have copies of what this one's inboxes get, by `Agent.bind`; ``("*",)`` = all.
+    copies_to: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

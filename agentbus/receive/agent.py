@@ -9,6 +9,7 @@ from agentbus.errors import ConfigurationError, InvalidTopic, InvalidValue
 from agentbus.message.durations import Duration, seconds
 from agentbus.message.policy import Retry
 from agentbus.message.topics import Topic, check_message_type, check_name, parse_topic
+from agentbus.receive.declared_bindings import DeclaredBindings
 from agentbus.receive.delivery import Delivery
 from agentbus.receive.handlers import Handler, bind
 from agentbus.settings import AgentSettings
@@ -55,6 +56,8 @@ class Agent:
         #: For the application: connections, models, whatever handlers share.
         self.state: dict[str, Any] = {}
         self._handlers: dict[str, Handler] = {}
+        #: The durable wildcards declared so far; see `bind`.
+        self.bindings = DeclaredBindings(self.name)
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -93,6 +96,20 @@ class Agent:
             return function
 
         return register
+
+    def bind(self, pattern: str, *, everything: bool = False) -> Awaitable[None]:
+        """Have what matches a pattern, wherever it is published, copied into this agent's own inbox.
+
+        ``agent.*.status``: ``*`` is one part of the topic, ``>`` the rest. Handlers are found by message
+        type, as for any message. Declared before serving, it holds when the agent is ready. Declared while
+        it is served, awaiting the result returns when it holds everywhere, after about a second. It stays
+        when the agent stops, until `unbind`. Raises `InvalidTopic` for what is no pattern.
+        """
+        return self.bindings.bind(pattern, everything)
+
+    def unbind(self, pattern: str) -> Awaitable[None]:
+        """Take a binding back; awaited while served, it returns when nothing is copied any more."""
+        return self.bindings.unbind(pattern)
 
     def handler_for(self, message_type: str) -> Handler | None:
         """Return the handler of a message type, the catch-all, or None."""

@@ -70,8 +70,9 @@ _COPIED = ("correlation_id", "causation_id", "session_id", "project", "reply_to"
 _OBJECTS = ("context", "metadata", "trace", "extra")
 #: Fields of the envelope that `compose` does not always write, but every receiver understands.
 _UNDERSTOOD = frozenset(
-    (*_COPIED, "ttl", "delivery", "trace", "channel", "recipients", "recipient_mode", "timestamp")
-)
+    (*_COPIED, "ttl", "delivery", "trace", "channel", "recipients", "recipient_mode", "timestamp",
+     "copy_of")
+)  # fmt: skip
 #: Options that make a message need more than its lane in the publish script.
 _SPECIAL = frozenset(("ttl", "delay", "at", "key", "strict"))
 #: Priorities that are confirmed when on disk, where the server can tell.
