@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agentbus.bindings.bindings import Binding
     from agentbus.broker.inspection import InboxView, Trace
     from agentbus.bus import Bus
     from agentbus.dead_letters import BulkRetry, DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetters
@@ -52,7 +53,11 @@ if TYPE_CHECKING:
     from agentbus.events import Event, Events
     from agentbus.history.entry import HistoryEntry, HistoryGap, HistoryPage
     from agentbus.history.query import HistoryFilters
+    from agentbus.live.gap import WatchGap
+    from agentbus.live.live import EmitOptions
+    from agentbus.live.watch import Watch
     from agentbus.message.address_policy import Policy
+    from agentbus.message.copies import RefusedCopy
     from agentbus.message.message import Message
     from agentbus.message.policy import Retry
     from agentbus.message.topics import Topic
@@ -72,6 +77,7 @@ __version__ = "0.1.0"
 
 #: Module to the public names it defines.
 _HOMES = {
+    "agentbus.bindings.bindings": "Binding",
     "agentbus.broker.inspection": "InboxView Trace",
     "agentbus.bus": "Bus",
     "agentbus.dead_letters": "BulkRetry DeadLetter DeadLetterFilter DeadLetterPage DeadLetters",
@@ -89,7 +95,11 @@ _HOMES = {
     "agentbus.events": "Event Events",
     "agentbus.history.entry": "HistoryEntry HistoryGap HistoryPage",
     "agentbus.history.query": "HistoryFilters",
+    "agentbus.live.gap": "WatchGap",
+    "agentbus.live.live": "EmitOptions",
+    "agentbus.live.watch": "Watch",
     "agentbus.message.address_policy": "Policy",
+    "agentbus.message.copies": "RefusedCopy",
     "agentbus.message.message": "Message",
     "agentbus.message.policy": "Retry",
     "agentbus.message.topics": "Topic",
@@ -127,6 +137,7 @@ __all__ = [
     "AgentBusError",
     "AgentSettings",
     "AlreadySettled",
+    "Binding",
     "BodyNotSerializable",
     "BodyTooLarge",
     "BrokerError",
@@ -151,6 +162,7 @@ __all__ = [
     "Delivery",
     "DeliveryError",
     "DurabilityUnavailable",
+    "EmitOptions",
     "Event",
     "Events",
     "GroupMissing",
@@ -180,6 +192,7 @@ __all__ = [
     "PublisherClosed",
     "PublisherSettings",
     "QueueFull",
+    "RefusedCopy",
     "Reject",
     "RequestError",
     "RequestFailed",
@@ -194,5 +207,7 @@ __all__ = [
     "Topic",
     "Trace",
     "UnsafeBroker",
+    "Watch",
+    "WatchGap",
     "WrongKeyType",
 ]

@@ -1,0 +1,188 @@
+"""Bindings while connections, keys, publishers and brokers fail: nothing missed in silence, nothing doubled."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import redis.asyncio
+
+from agentbus import Bus, BusSettings, PublisherSettings, PublishTimeout
+from agentbus.bindings import table as table_module
+from agentbus.broker.keys import inbox_keys
+from agentbus.broker.scripts import load
+from agentbus.testing import BrokerForTests
+from tests.agents.waiting import eventually
+from tests.bindings import bind_before_anybody_asked, contents
+from tests.proxy import Proxy, nothing
+from tests.publishing import is_publish, once
+
+Unique = Callable[[str], str]
+
+
+@pytest.fixture
+async def bus(broker: BrokerForTests, unique: Unique) -> AsyncIterator[Bus]:
+    async with Bus(broker.url, agent="sender", settings=BusSettings(prefix=unique("bound"))) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def client(broker: BrokerForTests) -> AsyncIterator[Any]:
+    opened = redis.asyncio.Redis.from_url(broker.url, protocol=2)
+    yield opened
+    await opened.aclose()
+
+
+@asynccontextmanager
+async def _behind_a_proxy(broker: BrokerForTests, bus: Bus) -> AsyncIterator[tuple[Bus, Proxy]]:
+    settings = BusSettings(prefix=bus.settings.prefix, command_timeout=0.5, publisher=PublisherSettings())
+    async with Proxy(broker.url) as proxy, Bus(proxy.url, agent="sender", settings=settings) as sender:
+        try:
+            yield sender, proxy
+        finally:
+            proxy.cut_after_request = proxy.lose_reply = nothing
+            proxy.black_hole, proxy.delay = False, 0.0
+
+
+def _is_carry(request: bytes) -> bool:
+    return load("carry").digest.encode() in request or b"once for each origin" in request
+
+
+async def test_a_publisher_that_cannot_renew_an_old_table_sends_nothing(
+    broker: BrokerForTests, bus: Bus, client: Any
+) -> None:
+    asks = f"{bus.settings.prefix}:bindings".encode()
+    async with _behind_a_proxy(broker, bus) as (sender, proxy):
+        await sender.publish("channel.design.note", 0)
+        await bind_before_anybody_asked(bus, "observer", "channel.design.*")
+        proxy.cut_after_request = lambda request: asks in request
+        # With the table of before it may go on for a second, and no longer.
+        await eventually(lambda: not sender.rooms.table.fresh)
+        with pytest.raises(PublishTimeout) as late:
+            await sender.publish("channel.design.note", "with an old table", deadline="400ms")
+        assert not late.value.uncertain
+        assert await client.xlen(f"{bus.settings.prefix}:{{channel.design}}:log") == 1
+        waiting = asyncio.create_task(sender.publish("channel.design.note", 1))
+        await eventually(lambda: proxy.cuts > 2)
+        proxy.cut_after_request = nothing
+        assert (await waiting).copies == 1
+    assert await contents(client, bus.settings, "observer") == [1]
+
+
+async def test_answers_slower_than_the_age_limit_do_not_keep_a_publisher_from_sending(
+    broker: BrokerForTests, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_module, "AGE_LIMIT", 0.02)
+    await bind_before_anybody_asked(bus, "observer", "channel.design.*")
+    async with _behind_a_proxy(broker, bus) as (sender, proxy):
+        proxy.delay = 0.03
+        stored = await asyncio.gather(*(sender.publish(f"channel.design.{kind}", 1) for kind in "abc"))
+        assert {one.copies for one in stored} == {1}
+
+
+async def test_a_copy_that_is_refused_is_told_counted_and_repaired_by_its_key(bus: Bus, client: Any) -> None:
+    broken = inbox_keys(bus.settings.prefix, "agent.observer").ledger
+    await client.set(broken, "somebody's mistake")
+    await bind_before_anybody_asked(bus, "observer", "channel.design.*")
+    await bind_before_anybody_asked(bus, "second", "channel.design.*")
+    stored = await bus.publish("channel.design.note", 1, key="k")
+    (refused,) = stored.refused_copies
+    assert (stored.copies, refused.agent, refused.reason) == (1, "observer", "refused")
+    assert broken in refused.detail
+    await client.delete(broken)
+    again = await bus.publish("channel.design.note", 1, key="k")
+    assert (again.duplicate, again.copies, again.refused_copies) == (True, 2, ())
+    for agent in ("observer", "second"):
+        assert await contents(client, bus.settings, agent) == [1]
+    counted = {
+        binding.agent: (binding.copied, binding.refused)
+        for binding in await eventually(lambda: _all_counted(bus))
+    }
+    assert counted == {"observer": (1, {"refused": 1}), "second": (1, {})}
+
+
+async def _all_counted(bus: Bus) -> Any:
+    bindings = await bus.bindings()
+    return bindings if sum(binding.copied for binding in bindings) == 2 else None
+
+
+async def test_copies_that_nobody_confirms_end_with_the_deadline_of_their_sender(
+    broker: BrokerForTests, bus: Bus, client: Any
+) -> None:
+    await bind_before_anybody_asked(bus, "observer", "channel.design.*")
+    async with _behind_a_proxy(broker, bus) as (sender, proxy):
+        proxy.lose_reply = _is_carry
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        stuck, hasty = await asyncio.gather(
+            sender.publish("channel.design.note", 1, deadline="600ms", key="k"),
+            sender.publish("channel.design.note", 2, deadline="300ms"),
+        )
+        assert loop.time() - began < 1.5
+        for stored in (stuck, hasty):
+            assert stored.entry_id is not None
+            assert [(one.agent, one.reason) for one in stored.refused_copies] == [("observer", "deadline")]
+        proxy.lose_reply = nothing
+        again = await sender.publish("channel.design.note", 1, key="k")
+        assert (again.duplicate, again.copies) == (True, 1)
+    # Carried by the first attempt, whose answers were lost, and known ever since.
+    assert (await contents(client, bus.settings, "observer")).count(1) == 1
+
+
+async def test_a_batch_whose_answer_was_lost_is_copied_once_whatever_its_keys(
+    broker: BrokerForTests, bus: Bus, client: Any
+) -> None:
+    await bind_before_anybody_asked(bus, "observer", "agent.planner.*")
+    await bus.rooms.bindings.consent("planner", "planner", ("*",))
+    async with _behind_a_proxy(broker, bus) as (sender, proxy):
+        # The server must know the script, or the answer that is lost would say that it does not.
+        await sender.publish("agent.other.task", 0)
+        proxy.lose_reply = once(is_publish)
+
+        def publish(number: int) -> Any:
+            options: dict[str, Any] = {"key": str(number)} if number % 2 else {}
+            return sender.publish("agent.planner.task", number, **options)
+
+        results = await asyncio.gather(*(publish(number) for number in range(6)))
+        assert proxy.cuts == 1
+        # Nobody knows the entries of a batch that was answered from the record.
+        assert {(one.entry_id, one.copies) for one in results} == {(None, 1)}
+        again = await asyncio.gather(publish(1), publish(3))
+        assert {(one.duplicate, one.copies) for one in again} == {(True, 1)}
+    assert sorted(await contents(client, bus.settings, "observer")) == list(range(6))
+
+
+_DIES = """
+import asyncio, os, sys
+from agentbus import Bus, BusSettings
+from agentbus.broker.carry import Carrier
+
+async def die(*_, **__):
+    os._exit(9)
+
+async def main(url, prefix):
+    Carrier.carry = die
+    async with Bus(url, agent="sender", settings=BusSettings(prefix=prefix)) as bus:
+        await bus.publish("channel.design.note", "once", key="k")
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def test_a_publisher_that_died_between_storing_and_copying_is_made_good_by_its_key(
+    broker: BrokerForTests, bus: Bus, client: Any
+) -> None:
+    await bind_before_anybody_asked(bus, "observer", "channel.design.*")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _DIES, broker.url, bus.settings.prefix
+    )
+    assert await process.wait() == 9
+    assert await client.xlen(f"{bus.settings.prefix}:{{channel.design}}:log") == 1
+    assert await contents(client, bus.settings, "observer") == []
+    stored = await bus.publish("channel.design.note", "once", key="k")
+    assert (stored.duplicate, stored.copies) == (True, 1)
+    assert await contents(client, bus.settings, "observer") == ["once"]
