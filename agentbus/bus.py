@@ -22,6 +22,7 @@ from agentbus.broker.connection import Broker, ConnectionSettings
 from agentbus.broker.embedded import EmbeddedSettings, ensure_running
 from agentbus.broker.inspection import InboxView, Trace, inspect_inbox, known_addresses, trace_message
 from agentbus.broker.keys import check_prefix, ticking
+from agentbus.broker.log_watch import LogWatch
 from agentbus.broker.policy_store import PolicyStore
 from agentbus.broker.schedules import ScheduleStore
 from agentbus.broker.server import check_safe
@@ -42,11 +43,12 @@ from agentbus.message.message import Message
 from agentbus.message.patterns import parse_pattern
 from agentbus.message.topics import check_name, parse_address, parse_inbox
 from agentbus.receive.agent import Agent
-from agentbus.receive.incarnation import Grounds
+from agentbus.receive.grounds import Grounds
 from agentbus.receive.lease import Heart
+from agentbus.receive.life import first_error
 from agentbus.receive.outcome import Outcome
 from agentbus.receive.pulling import PulledDelivery, Puller
-from agentbus.receive.subscriber import Subscriber, first_error, until_ready
+from agentbus.receive.subscriber import Subscriber, until_ready
 from agentbus.receive.workload import SuspectGate
 from agentbus.schedules.schedules import Schedules
 from agentbus.send.envelope import AnyTopic, Outgoing, PublishOptions, Sender, compose
@@ -133,6 +135,9 @@ class Bus:
         except AgentBusError:
             await broker.close()
             raise
+        key_window_ms = milliseconds(self.settings.publisher.key_window, "key_window")
+        announcer = Announcer(broker, self.settings.prefix, self.events)
+        carrier = Carrier(broker, self.settings.prefix, key_window_ms, announcer)
         bindings = BindingStore(broker, self.settings.prefix)
         table = BindingTable(bindings, self.events)
         publisher = Publisher(
@@ -141,7 +146,7 @@ class Bus:
             self._sender,
             self.settings.publisher,
             self.events,
-            self._forwarder(broker, table, bindings),
+            Forwarder(broker, self.settings.prefix, table, bindings, carrier),
         )
         dsn = self.settings.archive or archive_dsn()
         archive = LazyArchive(dsn, self.settings.prefix) if dsn else None
@@ -156,7 +161,9 @@ class Bus:
                 self.events,
                 SuspectGate(),
                 self.settings.retention,
-                milliseconds(self.settings.publisher.key_window, "key_window"),
+                key_window_ms,
+                carrier,
+                LogWatch(broker),
             ),
             Declarations(PolicyStore(broker, self.settings.prefix)),
             History(broker, self.settings.prefix, archive),
@@ -177,16 +184,11 @@ class Bus:
         await rooms.live.close()
         await rooms.requests.close()
         await rooms.publisher.close()
+        await rooms.grounds.watch.close()
         await rooms.grounds.heart.stop()
         if rooms.archive is not None:
             await rooms.archive.close()
         await rooms.broker.close()
-
-    def _forwarder(self, broker: Broker, table: BindingTable, store: BindingStore) -> Forwarder:
-        prefix = self.settings.prefix
-        window = milliseconds(self.settings.publisher.key_window, "key_window")
-        carrier = Carrier(broker, prefix, window, Announcer(broker, prefix, self.events))
-        return Forwarder(broker, prefix, table, store, carrier)
 
     def _connection(self, url: str, role: str) -> ConnectionSettings:
         return ConnectionSettings(

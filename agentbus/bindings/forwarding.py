@@ -16,7 +16,7 @@ from agentbus.broker.connection import Broker
 from agentbus.broker.live import mirror
 from agentbus.errors import BrokerError, BrokerUnavailable
 from agentbus.message.backoff import Backoff
-from agentbus.message.copies import NO_COPIES, Arrival, Copies, RefusedCopy, copy_text
+from agentbus.message.copies import NO_COPIES, Arrival, Copies, RefusedCopy, copied
 
 #: Seconds that word to watchers may hold up the sender; it is at most once.
 _MIRROR_PATIENCE = 1.0
@@ -117,10 +117,12 @@ class Forwarder:
             errands: list[_Errand] = []
             plan.errands.append(errands)
             route = self._table.routes.route(arrival.topic)
-            text = copy_text(arrival.text, arrival.topic) if route else None
-            if text is None:
+            made = copied(arrival.text, arrival.topic) if route else None
+            if made is None:
                 continue
-            errands += [_Errand(arrival, copy, text) for copy in route.copies]
+            # Nobody gets what it sent itself: a handler that answers where it listens would never end.
+            wanted = [copy for copy in route.copies if copy.agent != made.sender]
+            errands += [_Errand(arrival, copy, made.text) for copy in wanted]
             for errand in errands:
                 plan.lines.setdefault(errand.copy.agent, []).append(errand)
             if not arrival.repeated:

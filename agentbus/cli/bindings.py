@@ -22,7 +22,7 @@ def bindings(
     prefix: Prefix = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the durable wildcards: which agent gets copies of what, since when, how many, and what was refused.
+    """Show the durable wildcards: which agent gets copies of what, how many, and what was refused.
 
     An agent declares them with `agent.bind("agent.*.status")`. They stay when it stops: its inbox goes on
     collecting copies until somebody unbinds.

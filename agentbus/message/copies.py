@@ -57,8 +57,17 @@ class Copies(NamedTuple):
 NO_COPIES = Copies()
 
 
-def copy_text(text: bytes, topic: str) -> bytes | None:
-    """Return the envelope of a copy; None for a message that is never copied: a direct one.
+class Copied(NamedTuple):
+    """What travels in place of the message itself."""
+
+    #: The envelope as JSON text.
+    text: bytes
+    #: Who sent the message, and needs no copy.
+    sender: str | None
+
+
+def copied(text: bytes, topic: str) -> Copied | None:
+    """Return a copy of an envelope; None for a message that is never copied: a direct one.
 
     A copy says where it comes from and asks for no answer: the one who was asked gives it.
     """
@@ -66,4 +75,4 @@ def copy_text(text: bytes, topic: str) -> bytes | None:
     if envelope.get("recipients") and envelope.get("recipient_mode", "direct") == "direct":
         return None
     envelope.pop("reply_to", None)
-    return orjson.dumps({**envelope, "copy_of": topic})
+    return Copied(orjson.dumps({**envelope, "copy_of": topic}), envelope.get("from_agent"))

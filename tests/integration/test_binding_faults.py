@@ -1,4 +1,4 @@
-"""Bindings while connections, keys, publishers and brokers fail: nothing missed in silence, nothing doubled."""
+"""Bindings while connections, keys and publishers fail: nothing missed in silence, nothing doubled."""
 
 from __future__ import annotations
 

@@ -52,6 +52,8 @@ async def test_what_matches_is_copied_to_an_agent_that_was_bound_before_it_was_s
         assert (to_planner.copies, to_channel.copies) == (1, 1)
         assert (await sender.publish("agent.planner.task", "another type")).copies == 0
         assert (await sender.publish("agent.observer.status", 3)).copies == 0
+        async with Bus(bus._url, agent="observer", settings=bus.settings) as own:
+            assert (await own.publish("channel.design.note", "what it sent itself")).copies == 0
         for refusing in ("writer", "nobody"):
             refused = await sender.publish(f"agent.{refusing}.status", "not for others")
             detail = f"agent.{refusing} allows observer no copies"

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from agentbus.message.copies import copy_text
+from agentbus.message.copies import copied
 
 
 def _copied(**fields: Any) -> dict[str, Any] | None:
-    text = copy_text(json.dumps({"message_id": "1", **fields}).encode(), "agent.planner.task")
-    return None if text is None else json.loads(text)
+    copy = copied(json.dumps({"message_id": "1", **fields}).encode(), "agent.planner.task")
+    return None if copy is None else json.loads(copy.text)
 
 
 def test_a_copy_keeps_everything_and_says_where_it_comes_from() -> None:
@@ -21,10 +21,10 @@ def test_a_copy_keeps_everything_and_says_where_it_comes_from() -> None:
 
 
 def test_a_copy_asks_for_no_answer() -> None:
-    copied = _copied(reply_to="reply.x.1", correlation_id="c")
-    assert copied is not None
-    assert "reply_to" not in copied
-    assert copied["correlation_id"] == "c"
+    envelope = _copied(reply_to="reply.x.1", correlation_id="c")
+    assert envelope is not None
+    assert "reply_to" not in envelope
+    assert envelope["correlation_id"] == "c"
 
 
 @pytest.mark.parametrize(
