@@ -82,6 +82,7 @@ class _Rooms:
     archive: LazyArchive | None
     bindings: BindingStore
     table: BindingTable
+    forwarder: Forwarder
     live: Live
 
 
@@ -140,13 +141,14 @@ class Bus:
         carrier = Carrier(broker, self.settings.prefix, key_window_ms, announcer)
         bindings = BindingStore(broker, self.settings.prefix)
         table = BindingTable(bindings, self.events)
+        forwarder = Forwarder(broker, self.settings.prefix, table, bindings, carrier)
         publisher = Publisher(
             broker,
             self.settings.prefix,
             self._sender,
             self.settings.publisher,
             self.events,
-            Forwarder(broker, self.settings.prefix, table, bindings, carrier),
+            forwarder,
         )
         dsn = self.settings.archive or archive_dsn()
         archive = LazyArchive(dsn, self.settings.prefix) if dsn else None
@@ -170,6 +172,7 @@ class Bus:
             archive,
             bindings,
             table,
+            forwarder,
             Live(broker, self.settings.prefix, self.events, self._composed),
         )
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
 from agentbus.bindings.routes import ANYBODY
 from agentbus.bindings.table import HOLDS_AFTER, BindingTable
 from agentbus.broker.bindings import BindingStore
-from agentbus.errors import BrokerOutOfMemory, BrokerUnavailable, InvalidValue
+from agentbus.errors import BrokerError, BrokerOutOfMemory, BrokerUnavailable, InvalidValue
 from agentbus.message.backoff import Backoff
 from agentbus.message.topics import check_name
 
 Value = TypeVar("Value")
+
+#: Seconds between looks whether the broker has lost what was declared.
+_LOOK_AGAIN = 10.0
 
 
 class Declared(Protocol):
@@ -51,23 +55,41 @@ class BindingCompanion:
         self._declared = declared
         self._store = store
         self._table = table
+        self._served_since: bytes | None = None
 
     async def begin(self) -> None:
         """Register what is declared; returns when it holds everywhere."""
         self._declared.attach(self)
         try:
-            await _patiently(self._table.ensure)
-            changes = [await self._consent(inbox) for inbox in self._inboxes]
-            changes += [await self._register(pattern) for pattern in self._declared.patterns]
-            if any(changes):
-                await self._table.hold()
+            self._served_since = await _patiently(lambda: self._store.served_since(self._agent))
+            await self._declare()
         except BaseException:
             self._declared.detach(self)
             raise
 
     async def run(self) -> None:
-        """Nothing to do: changes come by themselves."""
-        await asyncio.Event().wait()
+        """Register everything again when the broker has lost its data; changes come by themselves."""
+        while True:
+            await asyncio.sleep(_LOOK_AGAIN)
+            if self._declared.patterns or self._copies_to:
+                with contextlib.suppress(BrokerError):
+                    await self._look()
+
+    async def _look(self) -> None:
+        since = await self._store.served_since(self._agent)
+        # Not by what is missing: a person may have removed that.
+        if since is not None and since != self._served_since:
+            self._table.outdate()
+            await self._declare()
+            self._served_since = since
+
+    async def _declare(self) -> None:
+        """Register what is declared; returns when it holds everywhere."""
+        await _patiently(self._table.ensure)
+        changes = [await self._consent(inbox) for inbox in self._inboxes]
+        changes += [await self._register(pattern) for pattern in self._declared.patterns]
+        if any(changes):
+            await self._table.hold()
 
     async def end(self) -> None:
         """Stop listening to changes; bindings stay."""

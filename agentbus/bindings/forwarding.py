@@ -16,7 +16,7 @@ from agentbus.broker.connection import Broker
 from agentbus.broker.live import mirror
 from agentbus.errors import BrokerError, BrokerUnavailable
 from agentbus.message.backoff import Backoff
-from agentbus.message.copies import NO_COPIES, Arrival, Copies, RefusedCopy, copied
+from agentbus.message.copies import NO_COPIES, Arrival, Copied, Copies, RefusedCopy, copied
 
 #: Seconds that word to watchers may hold up the sender; it is at most once.
 _MIRROR_PATIENCE = 1.0
@@ -29,7 +29,7 @@ class _Errand:
 
     arrival: Arrival
     copy: Copy
-    text: bytes
+    made: Copied
     #: None once it was made.
     refusal: RefusedCopy | None = None
     #: It had been made before.
@@ -122,7 +122,7 @@ class Forwarder:
                 continue
             # Nobody gets what it sent itself: a handler that answers where it listens would never end.
             wanted = [copy for copy in route.copies if copy.agent != made.sender]
-            errands += [_Errand(arrival, copy, made.text) for copy in wanted]
+            errands += [_Errand(arrival, copy, made) for copy in wanted]
             for errand in errands:
                 plan.lines.setdefault(errand.copy.agent, []).append(errand)
             if not arrival.repeated:
@@ -159,16 +159,24 @@ class Forwarder:
         arrival, agent = errand.arrival, errand.copy.agent
         now = self._table.server_ms()
         delay = arrival.delay_ms if arrival.at_ms is None else max(0, round(arrival.at_ms - now))
+        made = await self._first(arrival) or errand.made
         carried = await self._carrier.carry(
             inbox_of(agent),
             Origin(arrival.address, await self._entry(arrival), f"copy:{agent}"),
-            arrival.message_id,
-            errand.text,
+            made.message_id,
+            made.text,
             priority=arrival.priority,
             state=None if arrival.ttl_ms is None else {"expires": round(now + arrival.ttl_ms)},
             delay_ms=delay or None,
         )
         return carried.known
+
+    async def _first(self, arrival: Arrival) -> Copied | None:
+        """Return a copy of what was stored when the key was used first, while it is still there."""
+        if not arrival.repeated or arrival.place is None:
+            return None
+        text = await self._store.text_at(arrival.address, arrival.place)
+        return None if text is None else copied(text, arrival.topic)
 
     async def _entry(self, arrival: Arrival) -> str:
         """Return what is the same whenever this message is published again, and no other message has."""

@@ -11,6 +11,7 @@ from agentbus.broker import keys
 from agentbus.broker.connection import Broker
 from agentbus.broker.dead_letters import server_ms
 from agentbus.errors import BrokerError, WrongKeyType
+from agentbus.message.topics import INBOX_KIND, is_channel
 
 #: The name by which a consent or a binding is stored: two words without spaces.
 Field = tuple[str, str]
@@ -86,6 +87,12 @@ class BindingStore:
         else:
             await self._broker.execute("HDEL", self._consents, field)
 
+    async def served_since(self, inbox: str) -> bytes | None:
+        """Return when an inbox was first served: another answer than before means that data was lost."""
+        ledger = keys.inbox_keys(self._prefix, f"{INBOX_KIND}.{inbox}").ledger
+        served: bytes | None = await self._broker.execute("HGET", ledger, "served")
+        return served
+
     # --- counters ---
 
     async def count(self, counts: Iterable[tuple[str, str, str, int]]) -> None:
@@ -108,6 +115,19 @@ class BindingStore:
         return found
 
     # --- what was stored under a key ---
+
+    async def text_at(self, address: str, place: str) -> bytes | None:
+        """Return the envelope that stands at ``<lane>:<entry>`` of an address; None when it moved on."""
+        lane, _, entry = place.partition(":")
+        if is_channel(address):
+            stream = keys.channel_keys(self._prefix, address).log
+        else:
+            stream = keys.inbox_keys(self._prefix, address).sources[keys.SOURCES.index(lane)]
+        found = await self._broker.execute("XRANGE", stream, entry, entry)
+        if not found:
+            return None
+        flat = found[0][1]
+        return dict(zip(flat[::2], flat[1::2], strict=True)).get(b"message")
 
     async def place_of(self, address: str, key: str) -> str | None:
         """Return ``<lane>:<entry>`` of what was stored at an address under an idempotency key, if known."""

@@ -62,6 +62,7 @@ class Copied(NamedTuple):
 
     #: The envelope as JSON text.
     text: bytes
+    message_id: str
     #: Who sent the message, and needs no copy.
     sender: str | None
 
@@ -75,4 +76,5 @@ def copied(text: bytes, topic: str) -> Copied | None:
     if envelope.get("recipients") and envelope.get("recipient_mode", "direct") == "direct":
         return None
     envelope.pop("reply_to", None)
-    return Copied(orjson.dumps({**envelope, "copy_of": topic}), envelope.get("from_agent"))
+    text = orjson.dumps({**envelope, "copy_of": topic})
+    return Copied(text, envelope["message_id"], envelope.get("from_agent"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,12 +13,14 @@ import pytest
 import redis.asyncio
 
 from agentbus import Bus, BusSettings, PublisherSettings, PublishTimeout
+from agentbus.bindings import companion as companion_module
 from agentbus.bindings import table as table_module
+from agentbus.broker.embedded import PrivateBroker
 from agentbus.broker.keys import inbox_keys
 from agentbus.broker.scripts import load
 from agentbus.testing import BrokerForTests
-from tests.agents.waiting import eventually
-from tests.bindings import bind_before_anybody_asked, contents
+from tests.agents.waiting import eventually, stays
+from tests.bindings import bind_before_anybody_asked, collector, consenting, contents
 from tests.proxy import Proxy, nothing
 from tests.publishing import is_publish, once
 
@@ -186,3 +189,32 @@ async def test_a_publisher_that_died_between_storing_and_copying_is_made_good_by
     stored = await bus.publish("channel.design.note", "once", key="k")
     assert (stored.duplicate, stored.copies) == (True, 1)
     assert await contents(client, bus.settings, "observer") == ["once"]
+    ((_, original),) = await client.xrange(f"{bus.settings.prefix}:{{channel.design}}:log")
+    ((_, copy),) = await client.xrange(inbox_keys(bus.settings.prefix, "agent.observer").sources[3])
+    assert json.loads(copy[b"message"]) == {
+        **json.loads(original[b"message"]),
+        "copy_of": "channel.design.note",
+    }
+
+
+async def test_what_is_declared_comes_back_after_a_loss_of_data_and_not_after_its_removal(
+    private_broker: Callable[..., PrivateBroker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(companion_module, "_LOOK_AGAIN", 0.05)
+    server = private_broker()
+    observer, _ = collector("observer", "agent.*.status", "channel.design.*")
+    async with Bus(server.url, agent="sender") as bus, bus.serving(observer, consenting("planner", "*")):
+        assert await bus.unbind("observer", "channel.design.*")
+        await stays(lambda: _patterns(bus, "agent.*.status"), 0.2)
+        server.flush()
+        # The agents themselves come back when they hear that their leases are gone.
+        await eventually(lambda: _patterns(bus, "agent.*.status", "channel.design.*"))
+        await eventually(lambda: _is_copied(bus))
+
+
+async def _patterns(bus: Bus, *patterns: str) -> bool:
+    return [binding.pattern for binding in await bus.bindings()] == list(patterns)
+
+
+async def _is_copied(bus: Bus) -> bool:
+    return (await bus.publish("agent.planner.status", 1)).copies == 1
