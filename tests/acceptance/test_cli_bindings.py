@@ -8,7 +8,6 @@ from pathlib import Path
 from agentbus import Bus, BusSettings
 from agentbus.testing import BrokerForTests
 from tests.acceptance.cli_process import CommandLine
-from tests.acceptance.terminal import Terminal
 from tests.agents.waiting import eventually
 from tests.bindings import bind_before_anybody_asked
 
