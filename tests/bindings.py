@@ -5,8 +5,18 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from agentbus import Agent, AgentSettings, Bus, BusSettings, Message
+from agentbus.bindings import companion, table
 from agentbus.broker.keys import inbox_keys
+
+
+def quicken(patch: pytest.MonkeyPatch, age: float = 0.2) -> None:
+    """Let tables live for a fraction of a second instead of a whole one."""
+    patch.setattr(table, "AGE_LIMIT", age)
+    for module in (table, companion):
+        patch.setattr(module, "HOLDS_AFTER", age * 1.01)
 
 
 def collector(name: str, *patterns: str) -> tuple[Agent, list[Message]]:

@@ -44,14 +44,14 @@ class BindingCompanion:
         self,
         agent: str,
         inboxes: Sequence[str],
-        copies_to: Sequence[str],
+        copies_to: Sequence[str] | None,
         declared: Declared,
         store: BindingStore,
         table: BindingTable,
     ) -> None:
         self._agent = agent
         self._inboxes = inboxes
-        self._copies_to = checked_consent(copies_to)
+        self._copies_to = None if copies_to is None else checked_consent(copies_to)
         self._declared = declared
         self._store = store
         self._table = table
@@ -61,8 +61,9 @@ class BindingCompanion:
         """Register what is declared; returns when it holds everywhere."""
         self._declared.attach(self)
         try:
-            self._served_since = await _patiently(lambda: self._store.served_since(self._agent))
-            await self._declare()
+            if self._declares:
+                self._served_since = await _patiently(lambda: self._store.served_since(self._agent))
+                await self._declare()
         except BaseException:
             self._declared.detach(self)
             raise
@@ -71,9 +72,14 @@ class BindingCompanion:
         """Register everything again when the broker has lost its data; changes come by themselves."""
         while True:
             await asyncio.sleep(_LOOK_AGAIN)
-            if self._declared.patterns or self._copies_to:
+            if self._declares:
                 with contextlib.suppress(BrokerError):
                     await self._look()
+
+    @property
+    def _declares(self) -> bool:
+        # Who only pulls from an inbox says nothing about copies, and must not withdraw what its agent said.
+        return bool(self._declared.patterns) or self._copies_to is not None
 
     async def _look(self) -> None:
         since = await self._store.served_since(self._agent)
@@ -86,7 +92,8 @@ class BindingCompanion:
     async def _declare(self) -> None:
         """Register what is declared; returns when it holds everywhere."""
         await _patiently(self._table.ensure)
-        changes = [await self._consent(inbox) for inbox in self._inboxes]
+        names = self._copies_to
+        changes = [await self._consent(inbox, names) for inbox in self._inboxes if names is not None]
         changes += [await self._register(pattern) for pattern in self._declared.patterns]
         if any(changes):
             await self._table.hold()
@@ -113,11 +120,11 @@ class BindingCompanion:
         new = await _patiently(lambda: self._store.bind(self._agent, pattern))
         return new or self._table.age_ms(self._agent, pattern) <= HOLDS_AFTER * 1000
 
-    async def _consent(self, inbox: str) -> bool:
+    async def _consent(self, inbox: str, names: Sequence[str]) -> bool:
         """Store the consent for one inbox; False when it is stored like that."""
-        if self._table.consent(inbox, self._agent) == frozenset(self._copies_to):
+        if self._table.consent(inbox, self._agent) == frozenset(names):
             return False
-        await _patiently(lambda: self._store.consent(inbox, self._agent, self._copies_to))
+        await _patiently(lambda: self._store.consent(inbox, self._agent, names))
         return True
 
 

@@ -77,9 +77,7 @@ class Live:
         listener = Listener(
             self._broker, self._prefix, parse_pattern(pattern, everything=everything), stored is not None
         )
-        watch = Watch(listener, self._events, buffer, stored or _at_once, self._watches.discard)
-        self._watches.add(watch)
-        return watch
+        return Watch(listener, self._events, buffer, stored or _at_once, self._watches)
 
     async def close(self) -> None:
         """End every watch that is open."""

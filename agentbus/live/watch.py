@@ -34,13 +34,13 @@ class Watch:
         events: Events,
         limit: int,
         established: Callable[[], Awaitable[None]],
-        closed: Callable[[Watch], None],
+        open_watches: set[Watch],
     ) -> None:
         self._listener = listener
         self._events = events
         self._buffer = WatchBuffer(checked_limit(limit))
         self._established = established
-        self._closed = closed
+        self._open_watches = open_watches
         self._task: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
 
@@ -50,6 +50,7 @@ class Watch:
         """Subscribe; raises `BrokerError`."""
         if self._task is not None:
             raise ConfigurationError("this watch was entered before; make another one")
+        self._open_watches.add(self)
         try:
             await self._listener.subscribe()
             self._task = asyncio.create_task(self._listen(), name="agentbus watch")
@@ -68,11 +69,13 @@ class Watch:
 
     async def close(self) -> None:
         """Listen no more; the iteration ends after what was heard already."""
-        self._closed(self)
+        self._open_watches.discard(self)
         if self._task is not None:
             self._task.cancel()
-            # Its error, if it had one, is the iteration's to raise.
             await asyncio.wait((self._task,))
+            if not self._task.cancelled():
+                # Its error, if it had one, is the iteration's to raise, and who leaves does not iterate.
+                self._task.exception()
         await self._listener.close()
 
     # --- reading ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,15 +25,15 @@ async def test_bindings_are_listed_with_what_was_copied_and_refused_and_one_is_e
         for topic in ("agent.planner.status", "channel.planner.status", "channel.planner.status"):
             await bus.publish(topic, 1)
         await eventually(lambda: _counted(bus))
-    (listed,) = command.records("bindings")
-    assert (listed["agent"], listed["pattern"]) == ("observer", "*.planner.status")
-    assert (listed["copied"], listed["refused"]) == (2, {"no_consent": 1})
-    shown = command("bindings", "rm", "observer", "*.planner.task")
-    assert (shown.returncode, shown.stdout) == (3, "")
-    assert "observer is not bound to '*.planner.task'" in shown.stderr
-    assert command("bindings", "rm", "observer", "planner").returncode == 2
-    assert command.records("bindings", "rm", "observer", "*.planner.status")[0]["removed"] is True
-    assert command.records("bindings") == []
+        (listed,) = await asyncio.to_thread(command.records, "bindings")
+        assert (listed["agent"], listed["pattern"]) == ("observer", "*.planner.status")
+        assert (listed["copied"], listed["refused"]) == (2, {"no_consent": 1})
+        refused = await asyncio.to_thread(command, "bindings", "rm", "observer", "*.planner.task")
+        assert (refused.returncode, refused.stdout) == (3, "")
+        assert "observer is not bound to '*.planner.task'" in refused.stderr
+        removing = ("bindings", "rm", "observer", "*.planner.status")
+        assert (await asyncio.to_thread(command.records, *removing))[0]["removed"] is True
+        assert await bus.bindings() == []
 
 
 async def _counted(bus: Bus) -> bool:

@@ -14,17 +14,21 @@ import redis.asyncio
 
 from agentbus import Bus, BusSettings, PublisherSettings, PublishTimeout
 from agentbus.bindings import companion as companion_module
-from agentbus.bindings import table as table_module
 from agentbus.broker.embedded import PrivateBroker
 from agentbus.broker.keys import inbox_keys
 from agentbus.broker.scripts import load
 from agentbus.testing import BrokerForTests
 from tests.agents.waiting import eventually, stays
-from tests.bindings import bind_before_anybody_asked, collector, consenting, contents
+from tests.bindings import bind_before_anybody_asked, collector, consenting, contents, quicken
 from tests.proxy import Proxy, nothing
 from tests.publishing import is_publish, once
 
 Unique = Callable[[str], str]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    quicken(monkeypatch)
 
 
 @pytest.fixture
@@ -55,6 +59,7 @@ def _is_carry(request: bytes) -> bool:
     return load("carry").digest.encode() in request or b"once for each origin" in request
 
 
+@pytest.mark.usefixtures("quick")
 async def test_a_publisher_that_cannot_renew_an_old_table_sends_nothing(
     broker: BrokerForTests, bus: Bus, client: Any
 ) -> None:
@@ -79,7 +84,7 @@ async def test_a_publisher_that_cannot_renew_an_old_table_sends_nothing(
 async def test_answers_slower_than_the_age_limit_do_not_keep_a_publisher_from_sending(
     broker: BrokerForTests, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(table_module, "AGE_LIMIT", 0.02)
+    quicken(monkeypatch, 0.02)
     await bind_before_anybody_asked(bus, "observer", "channel.design.*")
     async with _behind_a_proxy(broker, bus) as (sender, proxy):
         proxy.delay = 0.03
@@ -197,6 +202,7 @@ async def test_a_publisher_that_died_between_storing_and_copying_is_made_good_by
     }
 
 
+@pytest.mark.usefixtures("quick")
 async def test_what_is_declared_comes_back_after_a_loss_of_data_and_not_after_its_removal(
     private_broker: Callable[..., PrivateBroker], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,8 +18,14 @@ from agentbus.testing import BrokerForTests
 from tests.acceptance.pages import shell_lines
 from tests.acceptance.programs import ROOT
 from tests.agents.waiting import eventually
+from tests.bindings import quicken
 
 Unique = Callable[[str], str]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    quicken(monkeypatch)
 
 
 @pytest.fixture
@@ -121,6 +127,7 @@ async def test_a_reader_that_is_too_slow_is_told_how_much_it_missed_and_where(bu
         assert await _take(events, 11) == [WatchGap(26), *range(26, 36)]
 
 
+@pytest.mark.usefixtures("quick")
 async def test_stored_messages_are_mirrored_while_somebody_watches_them(
     bus: Bus, broker: BrokerForTests, client: Any
 ) -> None:
