@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from agentbus.bindings.routes import Copy, inbox_of
 from agentbus.bindings.table import BindingTable
 from agentbus.broker.bindings import BindingStore
-from agentbus.broker.carry import Carrier, Origin
+from agentbus.broker.carry import Carrier, Load, Origin
 from agentbus.broker.connection import Broker
 from agentbus.broker.live import mirror
 from agentbus.errors import BrokerError, BrokerUnavailable
@@ -20,6 +20,8 @@ from agentbus.message.copies import NO_COPIES, Arrival, Copied, Copies, RefusedC
 
 #: Seconds that word to watchers may hold up the sender; it is at most once.
 _MIRROR_PATIENCE = 1.0
+#: Copies, and bytes of copies, that go to one agent in one round trip.
+_MOST_TOGETHER, _MOST_BYTES = 64, 262_144
 _OVERDUE = "the broker confirmed no copy before the deadline; it may exist all the same"
 
 
@@ -105,7 +107,7 @@ class Forwarder:
         await asyncio.gather(
             self._tell_watchers(plan.mirrored), *(self._walk(line) for line in plan.lines.values())
         )
-        if plan.lines:
+        if any(plan.errands):
             task = asyncio.create_task(self._count(plan), name="agentbus counters of bindings")
             self._counting.add(task)
             task.add_done_callback(self._counting.discard)
@@ -124,52 +126,58 @@ class Forwarder:
             wanted = [copy for copy in route.copies if copy.agent != made.sender]
             errands += [_Errand(arrival, copy, made) for copy in wanted]
             for errand in errands:
-                plan.lines.setdefault(errand.copy.agent, []).append(errand)
+                if errand.copy.allowed:
+                    plan.lines.setdefault(errand.copy.agent, []).append(errand)
+                else:
+                    errand.refusal = _no_consent(errand)
             if not arrival.repeated:
                 plan.mirrored += [(pattern, arrival.text) for pattern in route.mirrors]
         return plan
 
     async def _walk(self, line: Sequence[_Errand]) -> None:
-        for errand in line:
-            errand.refusal = await self._copy(errand)
+        """Make the copies of one agent in order; what is never answered ends with its deadline."""
+        for errands in _portions(line):
+            left = list(errands)
+            backoff = Backoff()
+            while left := _in_time(left):
+                left = await self._carry(left)
+                if left:
+                    await asyncio.sleep(backoff.next_pause())
 
-    async def _copy(self, errand: _Errand) -> RefusedCopy | None:
-        arrival, agent = errand.arrival, errand.copy.agent
-        if not errand.copy.allowed:
-            return RefusedCopy(agent, "no_consent", f"{arrival.address} allows {agent} no copies")
+    async def _carry(self, errands: Sequence[_Errand]) -> list[_Errand]:
+        """Carry copies to one agent; returns those that are to be carried again."""
+        address = inbox_of(errands[0].copy.agent)
         try:
-            async with asyncio.timeout_at(arrival.until):
-                errand.known = await self._until_carried(errand)
-        except TimeoutError:
-            return RefusedCopy(agent, "deadline", _OVERDUE)
+            async with asyncio.timeout_at(min(errand.arrival.until for errand in errands)):
+                loads = [await self._load(errand) for errand in errands]
+                results = await self._carrier.carry_all(address, loads)
+        except (BrokerUnavailable, TimeoutError):
+            return list(errands)
         except BrokerError as error:
-            return RefusedCopy(agent, "refused", str(error))
-        return None
+            results = [error for _ in errands]
+        again = []
+        for errand, result in zip(errands, results, strict=True):
+            if isinstance(result, BrokerUnavailable):
+                again.append(errand)
+            elif isinstance(result, BrokerError):
+                errand.refusal = RefusedCopy(errand.copy.agent, "refused", str(result))
+            else:
+                errand.known = result.known
+        return again
 
-    async def _until_carried(self, errand: _Errand) -> bool:
-        """Carry a copy as soon as the broker can be reached; True when it was there already."""
-        backoff = Backoff()
-        while True:
-            try:
-                return await self._carry(errand)
-            except BrokerUnavailable:
-                await asyncio.sleep(backoff.next_pause())
-
-    async def _carry(self, errand: _Errand) -> bool:
-        arrival, agent = errand.arrival, errand.copy.agent
+    async def _load(self, errand: _Errand) -> Load:
+        arrival = errand.arrival
         now = self._table.server_ms()
         delay = arrival.delay_ms if arrival.at_ms is None else max(0, round(arrival.at_ms - now))
         made = await self._first(arrival) or errand.made
-        carried = await self._carrier.carry(
-            inbox_of(agent),
-            Origin(arrival.address, await self._entry(arrival), f"copy:{agent}"),
+        return Load(
+            Origin(arrival.address, await self._entry(arrival), f"copy:{errand.copy.agent}"),
             made.message_id,
             made.text,
             priority=arrival.priority,
             state=None if arrival.ttl_ms is None else {"expires": round(now + arrival.ttl_ms)},
             delay_ms=delay or None,
         )
-        return carried.known
 
     async def _first(self, arrival: Arrival) -> Copied | None:
         """Return a copy of what was stored when the key was used first, while it is still there."""
@@ -197,12 +205,41 @@ class Forwarder:
 
     async def _count(self, plan: _Plan) -> None:
         counts: Counter[tuple[str, str, str]] = Counter()
-        for errand in (errand for line in plan.lines.values() for errand in line):
+        for errand in (errand for errands in plan.errands for errand in errands):
             if not errand.known:
                 what = errand.refusal.reason if errand.refusal else "copied"
                 counts[errand.copy.agent, errand.copy.pattern, what] += 1
         with contextlib.suppress(BrokerError):
             await self._store.count((*names, many) for names, many in counts.items())
+
+
+def _no_consent(errand: _Errand) -> RefusedCopy:
+    agent = errand.copy.agent
+    return RefusedCopy(agent, "no_consent", f"{errand.arrival.address} allows {agent} no copies")
+
+
+def _portions(line: Sequence[_Errand]) -> Iterator[list[_Errand]]:
+    """Yield what goes to the broker at once: bounded, as everything that it does in one go."""
+    portion: list[_Errand] = []
+    size = 0
+    for errand in line:
+        length = len(errand.made.text)
+        if portion and (len(portion) == _MOST_TOGETHER or size + length > _MOST_BYTES):
+            yield portion
+            portion, size = [], 0
+        portion.append(errand)
+        size += length
+    if portion:
+        yield portion
+
+
+def _in_time(errands: Sequence[_Errand]) -> list[_Errand]:
+    """Return those whose sender still waits; the others are refused."""
+    now = asyncio.get_running_loop().time()
+    for errand in errands:
+        if errand.arrival.until <= now:
+            errand.refusal = RefusedCopy(errand.copy.agent, "deadline", _OVERDUE)
+    return [errand for errand in errands if errand.refusal is None]
 
 
 def _told(errands: Sequence[_Errand]) -> Copies:

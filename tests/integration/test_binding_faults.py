@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -173,7 +175,7 @@ async def die(*_, **__):
     os._exit(9)
 
 async def main(url, prefix):
-    Carrier.carry = die
+    Carrier.carry_all = die
     async with Bus(url, agent="sender", settings=BusSettings(prefix=prefix)) as bus:
         await bus.publish("channel.design.note", "once", key="k")
 
@@ -200,6 +202,29 @@ async def test_a_publisher_that_died_between_storing_and_copying_is_made_good_by
         **json.loads(original[b"message"]),
         "copy_of": "channel.design.note",
     }
+
+
+async def test_a_fork_asks_for_a_table_of_its_own(bus: Bus, client: Any) -> None:
+    await bus.publish("channel.design.note", 0)
+    await bind_before_anybody_asked(bus, "observer", "channel.design.*")
+    # A question that is under way belongs to the parent: its answer never comes here.
+    asking = asyncio.create_task(bus.rooms.table._refresh())
+    bus.rooms.table._refreshing = asking
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        code = 1
+        try:
+            code = asyncio.run(_copies_from_child(bus))
+        finally:
+            os._exit(code)
+    await asking
+    assert await asyncio.to_thread(os.waitpid, child, 0) == (child, 0)
+    assert await contents(client, bus.settings, "observer") == ["child"]
+
+
+async def _copies_from_child(bus: Bus) -> int:
+    return 0 if (await bus.publish("channel.design.note", "child")).copies == 1 else 2
 
 
 @pytest.mark.usefixtures("quick")
