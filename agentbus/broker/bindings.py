@@ -138,9 +138,9 @@ class BindingStore:
         for reply in replies:
             if isinstance(reply, BrokerError):
                 raise reply
-            if reply:
-                _, lane, entry = reply.decode().split(" ", 2)
-                return f"{lane}:{entry}"
+            words = reply.decode().split(" ") if reply else ()
+            if len(words) == 3:
+                return f"{words[1]}:{words[2]}"
         return None
 
 

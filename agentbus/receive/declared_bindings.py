@@ -37,12 +37,14 @@ class DeclaredBindings:
     def bind(self, pattern: str, everything: bool) -> Awaitable[None]:
         """Declare one more; see `Agent.bind`."""
         text = parse_pattern(pattern, everything=everything).text
+        self._check_place()
         self._patterns[text] = None
         return self._change([registrar.bind(text) for registrar in self._registrars])
 
     def unbind(self, pattern: str) -> Awaitable[None]:
         """Take one back; see `Agent.unbind`."""
         text = parse_pattern(pattern, everything=True).text
+        self._check_place()
         self._patterns.pop(text, None)
         return self._change([registrar.unbind(text) for registrar in self._registrars])
 
@@ -58,6 +60,16 @@ class DeclaredBindings:
         """Wait until what was begun holds."""
         if self._changes:
             await asyncio.wait(self._changes)
+
+    def _check_place(self) -> None:
+        """Refuse a change from a thread while the agent is served: nobody could carry it out there."""
+        try:
+            if self._registrars:
+                asyncio.get_running_loop()
+        except RuntimeError:
+            raise ConfigurationError(
+                f"agent {self._agent} is being served: change its bindings in its event loop, not in a thread"
+            ) from None
 
     def _change(self, steps: list[Coroutine[Any, Any, None]]) -> Awaitable[None]:
         if not steps:

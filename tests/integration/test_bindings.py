@@ -69,9 +69,9 @@ async def test_what_matches_is_copied_to_an_agent_that_was_bound_before_it_was_s
         await eventually(lambda: len(seen) == 3)
     first, second, own = sorted(seen, key=lambda message: message.content)
     assert (first.message_id, first.priority, first.correlation_id) == (to_planner.message_id, "high", "c")
-    assert (first.envelope["copy_of"], first.to_agent) == ("agent.planner.status", "planner")
+    assert (first.copy_of, first.to_agent) == ("agent.planner.status", "planner")
     assert (second.message_id, second.channel) == (to_channel.message_id, "channel.design")
-    assert "copy_of" not in own.envelope
+    assert own.copy_of is None
     channel, status = sorted(
         await eventually(lambda: _counted(bus, 2)), key=lambda one: one.pattern, reverse=True
     )

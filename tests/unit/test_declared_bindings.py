@@ -44,7 +44,9 @@ async def test_while_served_a_change_is_carried_out_also_when_nobody_waits_for_i
     agent.bindings.attach(registrar)
     waited = asyncio.ensure_future(agent.bind("agent.*.status"))
     agent.unbind("channel.>")
-    await asyncio.sleep(0)
+    with pytest.raises(ConfigurationError, match="not in a thread"):
+        await asyncio.to_thread(agent.bind, "project.>")
+    assert agent.bindings.patterns == ("agent.*.status",)
     await asyncio.sleep(0)
     assert registrar.told == [("bind", "agent.*.status"), ("unbind", "channel.>")]
     assert not waited.done()
