@@ -138,7 +138,7 @@ class BindingStore:
         for reply in replies:
             if isinstance(reply, BrokerError):
                 raise reply
-            words = reply.decode().split(" ") if reply else ()
+            words = reply.decode().split(" ") if reply else []
             if len(words) == 3:
                 return f"{words[1]}:{words[2]}"
         return None
