@@ -70,7 +70,17 @@ _COPIED = ("correlation_id", "causation_id", "session_id", "project", "reply_to"
 _OBJECTS = ("context", "metadata", "trace", "extra")
 #: Fields of the envelope that `compose` does not always write, but every receiver understands.
 _UNDERSTOOD = frozenset(
-    (*_COPIED, "ttl", "delivery", "trace", "channel", "recipients", "recipient_mode", "timestamp")
+    (
+        *_COPIED,
+        "ttl",
+        "delivery",
+        "trace",
+        "channel",
+        "capability",
+        "recipients",
+        "recipient_mode",
+        "timestamp",
+    )
 )
 #: Options that make a message need more than its lane in the publish script.
 _SPECIAL = frozenset(("ttl", "delay", "at", "key", "strict"))
@@ -120,13 +130,13 @@ def compose(
         _check_options(options)
     if destination.is_channel:
         _check_channel(destination, options)
-    recipient = "channel" if destination.is_channel else "to_agent"
+    recipient, name = destination.recipient
     message_id = str(uuid_utils.uuid7())
     envelope: dict[str, Any] = {
         "version": ENVELOPE_VERSION,
         "message_id": message_id,
         **sender.fields,
-        recipient: destination.address if destination.is_channel else destination.name,
+        recipient: name,
         "message_type": destination.message_type,
         "priority": "normal",
         "timestamp": datetime.now(UTC),
