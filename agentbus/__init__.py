@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         NoSuchAgent,
         NoSuchDeadLetter,
         NoSuchSchedule,
+        PartsMissing,
         PolicyConflict,
         PublisherClosed,
         PublishError,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
         RequestFailed,
         RequestTimeout,
         StaleDelivery,
+        StreamRestarted,
         UnsafeBroker,
         WrongKeyType,
     )
@@ -62,9 +64,11 @@ if TYPE_CHECKING:
     from agentbus.receive.subscriber import Subscriber
     from agentbus.schedules.schedule import Schedule
     from agentbus.schedules.schedules import ScheduleOptions
+    from agentbus.send.collecting import Answer, Answers, Collecting
     from agentbus.send.envelope import PublishOptions
     from agentbus.send.publisher import Publisher
     from agentbus.send.stored import Stored
+    from agentbus.send.streaming import Restarted
     from agentbus.settings import AgentSettings, BusSettings, PublisherSettings, RetentionSettings
     from agentbus.status.values import AddressStatus, BusStatus, ChannelStatus
 
@@ -81,9 +85,9 @@ _HOMES = {
         "DeadLetterError DeadLetterResolved Defer "
         "DeliveryError DurabilityUnavailable GroupMissing InvalidTopic InvalidValue "
         "KeyConflict MalformedMessage NoBroker NoSuchAddress NoSuchAgent NoSuchDeadLetter NoSuchSchedule "
-        "PolicyConflict "
+        "PartsMissing PolicyConflict "
         "PublisherClosed PublishError PublishRefused PublishTimeout QueueFull "
-        "Reject RequestError RequestFailed RequestTimeout StaleDelivery "
+        "Reject RequestError RequestFailed RequestTimeout StaleDelivery StreamRestarted "
         "UnsafeBroker WrongKeyType "
     ),
     "agentbus.events": "Event Events",
@@ -99,9 +103,11 @@ _HOMES = {
     "agentbus.receive.subscriber": "Subscriber",
     "agentbus.schedules.schedule": "Schedule",
     "agentbus.schedules.schedules": "ScheduleOptions",
+    "agentbus.send.collecting": "Answer Answers Collecting",
     "agentbus.send.envelope": "PublishOptions",
     "agentbus.send.publisher": "Publisher",
     "agentbus.send.stored": "Stored",
+    "agentbus.send.streaming": "Restarted",
     "agentbus.settings": "AgentSettings BusSettings PublisherSettings RetentionSettings",
     "agentbus.status.values": "AddressStatus BusStatus ChannelStatus",
 }
@@ -127,6 +133,8 @@ __all__ = [
     "AgentBusError",
     "AgentSettings",
     "AlreadySettled",
+    "Answer",
+    "Answers",
     "BodyNotSerializable",
     "BodyTooLarge",
     "BrokerError",
@@ -139,6 +147,7 @@ __all__ = [
     "BusStatus",
     "CallNext",
     "ChannelStatus",
+    "Collecting",
     "ConfigurationError",
     "Context",
     "DeadLetter",
@@ -170,6 +179,7 @@ __all__ = [
     "NoSuchAgent",
     "NoSuchDeadLetter",
     "NoSuchSchedule",
+    "PartsMissing",
     "Policy",
     "PolicyConflict",
     "PublishError",
@@ -184,12 +194,14 @@ __all__ = [
     "RequestError",
     "RequestFailed",
     "RequestTimeout",
+    "Restarted",
     "RetentionSettings",
     "Retry",
     "Schedule",
     "ScheduleOptions",
     "StaleDelivery",
     "Stored",
+    "StreamRestarted",
     "Subscriber",
     "Topic",
     "Trace",

@@ -15,12 +15,13 @@ from agentbus.broker.inbox import Inbox
 from agentbus.broker.sweeping import Walker
 from agentbus.errors import AgentBusError
 from agentbus.message.message import Message
+from agentbus.message.reply_address import PartMark
 from agentbus.receive.delivery import Answer
 from agentbus.receive.lease import clock
 from agentbus.receive.outcome import Outcome
 from agentbus.receive.takeover import Judge, Obituary, Takeover, parked_event
 from agentbus.send.envelope import Sender
-from agentbus.send.requests import Answers
+from agentbus.send.requests import Answering
 from workers.inboxes import my_inboxes
 from workers.role import Ground, Role, logger
 
@@ -145,12 +146,14 @@ class Reclaim(Role):
 
 def _answer_for(ground: Ground) -> Answer:
     bus = ground.bus
-    answers = Answers(
+    answers = Answering(
         bus.rooms.broker, bus.settings.prefix, bus.events, _SENDER, bus.settings.publisher.message_bytes
     )
 
-    async def answer(request: Message, content: Any, failure: Outcome | None) -> None:
+    async def answer(
+        request: Message, content: Any, failure: Outcome | None, mark: PartMark | None = None
+    ) -> None:
         problem = None if failure is None else {"reason": failure.reason, "detail": failure.detail}
-        await answers.send(request, content, problem)
+        await answers.send(request, content, problem, mark)
 
     return answer

@@ -7,9 +7,10 @@ answer (who asked) → outcome.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,11 +23,13 @@ from agentbus.message.codec import decode
 from agentbus.message.durations import milliseconds
 from agentbus.message.message import Message
 from agentbus.message.policy import Retry
+from agentbus.message.reply_address import PartMark, ReplyAddress, Wants
 from agentbus.receive.agent import Agent, CallNext, Middleware
 from agentbus.receive.context import Context, Publish
 from agentbus.receive.delivery import Answer, Delivery
 from agentbus.receive.handlers import Handler
 from agentbus.receive.outcome import EXPIRED, PASSED_ON, PROCESSED, Kind, Outcome, storable
+from agentbus.receive.parts import Parts, SendPart
 
 _logger = logging.getLogger("agentbus")
 #: A type without a handler is handed back this often while others serve the address …
@@ -41,6 +44,7 @@ class Surroundings:
 
     publish: Publish
     answer: Answer
+    send_part: SendPart
     #: The broker's clock as well as this process knows it, in ms.
     server_ms: Callable[[], float]
     #: How many instances serve an address now.
@@ -104,7 +108,7 @@ class Execution:
             return
         failure = None if outcome.kind is Kind.PROCESSED else outcome
         try:
-            await self._around.answer(delivery.message, outcome.reply, failure)
+            await self._around.answer(delivery.message, outcome.reply, failure, _mark(delivery))
             delivery.answered = True
         except BrokerError as error:
             # The work was done: an answer that cannot be sent must not make it be done again.
@@ -206,7 +210,7 @@ class Execution:
             return context
 
         positional, named = handler.arguments(delivery, make_context)
-        called = self._started(handler, positional, named)
+        called = self._started(delivery, handler, positional, named)
         if handler.timeout is None:
             return await called
         try:
@@ -220,8 +224,10 @@ class Execution:
             raise TimeoutError(f"the handler took longer than its timeout of {handler.timeout:g} s") from None
 
     def _started(
-        self, handler: Handler, positional: tuple[Any, ...], named: dict[str, Any]
+        self, delivery: Delivery, handler: Handler, positional: tuple[Any, ...], named: dict[str, Any]
     ) -> Awaitable[Any]:
+        if handler.is_generator:
+            return self._yielded(delivery, handler.function(*positional, **named))
         if handler.is_async:
             called: Awaitable[Any] = handler.function(*positional, **named)
             return called
@@ -230,16 +236,46 @@ class Execution:
         call = partial(contextvars.copy_context().run, _in_thread, handler.function, positional, named)
         return asyncio.get_running_loop().run_in_executor(self._threads, call)
 
+    async def _yielded(self, delivery: Delivery, parts: AsyncGenerator[Any, None]) -> list[Any] | None:
+        """Send what a handler yields to an asker that reads parts; return all of it to one that does not."""
+        async with contextlib.aclosing(parts):
+            if delivery.message.reply_to is None:
+                async for _ in parts:
+                    pass
+                return None
+            if self._parts_of(delivery) is None:
+                return [part async for part in parts]
+            async for part in parts:
+                await self._send_part(delivery, part)
+            return None
+
+    async def _send_part(self, delivery: Delivery, part: Any) -> bool:
+        parts = self._parts_of(delivery)
+        return parts is not None and not delivery.answered and await parts.send(part)
+
+    def _parts_of(self, delivery: Delivery) -> Parts | None:
+        """Return what sends and counts the parts of this run; None for an asker that wants none."""
+        if delivery.parts is None:
+            address = ReplyAddress.parse(delivery.message.reply_to)
+            if address is not None and address.wants is Wants.PARTS:
+                delivery.parts = Parts(delivery, self._around.send_part)
+        return delivery.parts
+
     def _context(self, delivery: Delivery, handler: Handler) -> Context:
         deadline = None
         if handler.timeout is not None:
             deadline = datetime.now(UTC) + timedelta(seconds=handler.timeout)
 
         async def reply(message: Message, body: Any) -> None:
-            await self._around.answer(message, body, None)
+            await self._around.answer(message, body, None, _mark(delivery))
             delivery.answered = True
 
-        return Context(delivery, self._agent.state, self._around.publish, reply, deadline)
+        send_part = partial(self._send_part, delivery)
+        return Context(delivery, self._agent.state, self._around.publish, reply, deadline, send_part)
+
+
+def _mark(delivery: Delivery) -> PartMark | None:
+    return None if delivery.parts is None else delivery.parts.mark
 
 
 def _with_options(policy: Retry, message: Message) -> Retry:

@@ -16,6 +16,7 @@ from agentbus.receive.context import Publish
 from agentbus.receive.delivery import Answer
 from agentbus.receive.execution import Execution, Surroundings
 from agentbus.receive.incarnation import Grounds, Incarnation
+from agentbus.receive.parts import SendPart
 from agentbus.receive.takeover import Obituary
 
 
@@ -41,6 +42,7 @@ class Subscriber:
         grounds: Grounds,
         publish: Publish,
         answer: Answer,
+        send_part: SendPart,
         companions: Sequence[Companion] = (),
     ) -> None:
         self.agent = agent
@@ -56,6 +58,7 @@ class Subscriber:
             Surroundings(
                 publish=publish,
                 answer=answer,
+                send_part=send_part,
                 server_ms=self._server_ms,
                 siblings=self._siblings,
                 policy=self.policy,
