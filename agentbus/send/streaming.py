@@ -56,9 +56,8 @@ class Assembly:
             return False
         if mark.number != self._next:
             first, last = self._next, mark.number - 1
-            one = first == last
-            missing = f"part {first} of the answer was" if one else f"parts {first} to {last} of the answer were"
-            raise PartsMissing(f"{missing} lost", first=first, last=last)
+            which = f"part {first}" if first == last else f"parts {first} to {last}"
+            raise PartsMissing(f"lost on the way: {which} of the answer", first=first, last=last)
         self._next += not ends
         return True
 

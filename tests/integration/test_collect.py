@@ -13,16 +13,21 @@ import pytest
 from pydantic import BaseModel
 
 from agentbus import (
+    Agent,
+    AgentSettings,
     Answer,
     Bus,
     BusSettings,
     ConfigurationError,
+    Context,
     InvalidTopic,
     InvalidValue,
+    Reject,
     RequestTimeout,
+    Retry,
     Topic,
 )
-from agentbus.broker.keys import channel_keys
+from agentbus.broker.keys import channel_keys, subscriber_keys
 from agentbus.message.codec import decode
 from agentbus.send.envelope import Sender
 from agentbus.send.requests import Answering
@@ -206,3 +211,96 @@ async def test_a_question_that_the_broker_does_not_take_is_an_error_and_no_silen
             await asker.collect("channel.design.objection", "tabs", deadline="300ms")
         proxy.black_hole = False
         proxy.reset()
+
+
+# --- with agents that subscribe ---
+
+
+def objecting(name: str, says: Any) -> Agent:
+    agent = Agent(name, retry=Retry(max_retries=1, retry_delay=0.01), settings=AgentSettings(lease=2.0))
+
+    @agent.on("channel.design.objection")
+    async def handle(context: Context) -> Any:
+        agent.state["attempts"] = agent.state.get("attempts", 0) + 1
+        if says is ValueError and context.attempt == 1:
+            raise ValueError("once")
+        if isinstance(says, asyncio.Event):
+            await says.wait()
+        return name if says is ValueError else says
+
+    return agent
+
+
+async def test_subscribers_answer_by_what_their_handlers_return(bus: Bus) -> None:
+    silent, failing, other = objecting("anna", None), objecting("bert", ValueError), Agent("carl")
+
+    @other.on("channel.design.note")
+    async def note() -> None: ...
+
+    @other.on("objection")
+    async def not_of_the_channel() -> str:
+        return "not asked"
+
+    own = Agent("asker")
+    own.on("channel.design.objection")(lambda: "not asked either")
+    rejecting = Agent("dora")
+
+    @rejecting.on("channel.design.objection")
+    async def reject() -> None:
+        raise Reject("not mine")
+
+    async with bus.serving(silent, failing, other, own, rejecting):
+        answers = await bus.collect("channel.design.objection", "tabs", deadline="20s")
+        again = await bus.collect("channel.design.objection", "spaces", deadline="20s")
+    assert answers.complete and answers.asked == ("anna", "bert", "carl", "dora")
+    # A handler that returns nothing has no objection; one that failed once objects by way of its inbox.
+    assert {answer.agent: (answer.content, answer.failure) for answer in answers} == {
+        "anna": (None, None), "bert": ("bert", None), "carl": (None, "no_handler"),
+        "dora": (None, "rejected"),
+    }  # fmt: skip
+    assert (len(again), again.complete) == (4, True)
+    assert failing.state["attempts"] == 4
+
+
+async def test_a_subscriber_that_is_away_is_missing_and_no_answer_of_it_is_waited_for(bus: Bus) -> None:
+    async with bus.serving(objecting("anna", "late")):
+        pass
+    here = objecting("bert", "fine")
+    async with bus.serving(here):
+        answers = await bus.collect("channel.design.objection", "tabs", deadline="500ms", durability="stream")
+        assert ([answer.agent for answer in answers], answers.missing) == (["bert"], ("anna",))
+    # The question expired with its deadline: who comes back later is not asked any more.
+    late = objecting("anna", "late")
+    async with bus.serving(late):
+        last = await bus.collect("channel.design.objection", "spaces", deadline="20s", expect=1)
+        assert [answer.agent for answer in last] == ["anna"]
+    assert late.state["attempts"] == 1
+
+
+async def test_a_subscriber_that_is_asked_again_after_its_answer_counts_once(bus: Bus) -> None:
+    """It lost its lease between answer and settlement, as when it was cut off just then."""
+    waits = asyncio.Event()
+    anna, bert = objecting("anna", "first"), objecting("bert", waits)
+    prefix = bus.settings.prefix
+
+    @anna.on("channel.design.veto")
+    async def veto(context: Context) -> str:
+        times = anna.state["times"] = anna.state.get("times", 0) + 1
+        await context.reply(times)
+        if times == 1:
+            # The lease goes before the settlement does.
+            alive = subscriber_keys(prefix, "channel.design", "anna").alive
+            await bus.rooms.broker.execute("DEL", alive)
+            await asyncio.sleep(60)
+        waits.set()
+        return "done"
+
+    @bert.on("channel.design.veto")
+    async def yes() -> str:
+        await waits.wait()
+        return "yes"
+
+    async with bus.serving(anna, bert):
+        answers = await bus.collect("channel.design.veto", "tabs", deadline="30s")
+    assert {answer.agent: answer.content for answer in answers} == {"anna": 1, "bert": "yes"}
+    assert anna.state["times"] == 2

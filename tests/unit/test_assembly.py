@@ -30,8 +30,8 @@ def test_whatever_is_repeated_each_part_is_taken_once_and_in_order(repeats: list
 
 @pytest.mark.parametrize(
     ("number", "ends", "words"),
-    [(2, False, "part 1 of the answer was lost"), (4, False, "parts 1 to 3 of the answer were lost"),
-     (3, True, "parts 1 to 2 of the answer were lost")],
+    [(2, False, ": part 1 of the answer"), (4, False, ": parts 1 to 3 of the answer"),
+     (3, True, ": parts 1 to 2 of the answer")],
 )  # fmt: skip
 def test_a_gap_is_an_error_that_names_what_is_missing(number: int, ends: bool, words: str) -> None:
     assembly = Assembly()
