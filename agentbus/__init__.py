@@ -33,7 +33,9 @@ if TYPE_CHECKING:
         NoBroker,
         NoSuchAddress,
         NoSuchAgent,
+        NoSuchCursor,
         NoSuchDeadLetter,
+        NoSuchMessage,
         NoSuchSchedule,
         PartsMissing,
         PolicyConflict,
@@ -84,7 +86,8 @@ _HOMES = {
         "BrokerOutOfMemory BrokerRefused BrokerUnavailable ConfigurationError "
         "DeadLetterError DeadLetterResolved Defer "
         "DeliveryError DurabilityUnavailable GroupMissing InvalidTopic InvalidValue "
-        "KeyConflict MalformedMessage NoBroker NoSuchAddress NoSuchAgent NoSuchDeadLetter NoSuchSchedule "
+        "KeyConflict MalformedMessage NoBroker NoSuchAddress NoSuchAgent NoSuchCursor NoSuchDeadLetter "
+        "NoSuchMessage NoSuchSchedule "
         "PartsMissing PolicyConflict "
         "PublisherClosed PublishError PublishRefused PublishTimeout QueueFull "
         "Reject RequestError RequestFailed RequestTimeout StaleDelivery StreamRestarted "
@@ -177,7 +180,9 @@ __all__ = [
     "NoBroker",
     "NoSuchAddress",
     "NoSuchAgent",
+    "NoSuchCursor",
     "NoSuchDeadLetter",
+    "NoSuchMessage",
     "NoSuchSchedule",
     "PartsMissing",
     "Policy",

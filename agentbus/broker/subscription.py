@@ -16,7 +16,7 @@ from agentbus.broker.connection import Argument, Broker, Link
 from agentbus.broker.inbox import Burial, Joined, RawEntry, Reclaimed, raw_entry
 from agentbus.broker.keys import SubscriberKeys, subscriber_keys
 from agentbus.broker.scripts import Call, load, run
-from agentbus.errors import BrokerRefused, StaleDelivery
+from agentbus.errors import BrokerRefused, NoSuchCursor, StaleDelivery
 
 #: The number of the one stream of a channel, where an inbox has several.
 LOG = 0
@@ -242,6 +242,21 @@ class Subscription:
         except BrokerRefused:
             return False
         return True
+
+
+async def forget_cursor(broker: Broker, prefix: str, address: str, agent: str) -> int:
+    """Remove an agent's cursor at a channel; returns how many messages it had been handed and not settled.
+
+    Raises `NoSuchCursor`, and `BrokerRefused` while a consumer of the agent reads by it.
+    """
+    keys = subscriber_keys(prefix, address, agent)
+    touched = (keys.log, keys.subscriber, keys.alive, keys.started, keys.crashes, keys.reads)
+    reply = await run(broker, Call(load("forget_cursor"), touched, (agent,)))
+    if reply[0] == b"unknown":
+        raise NoSuchCursor(f"{agent} has no cursor at {address}")
+    if reply[0] == b"alive":
+        raise BrokerRefused(f"{agent} reads {address} now, as {reply[1].decode()}; stop it first")
+    return int(reply[1])
 
 
 def _failures(failure: str) -> dict[str, Any]:
