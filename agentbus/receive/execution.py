@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import contextvars
 import logging
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ from functools import partial
 from typing import Any
 
 from agentbus.broker.inbox import FATAL_CRASHES
-from agentbus.errors import BrokerError, Defer, InvalidValue, MalformedMessage, Reject
+from agentbus.errors import BrokerError, BrokerUnavailable, Defer, InvalidValue, MalformedMessage, Reject
 from agentbus.message.address_policy import Policy
+from agentbus.message.backoff import Backoff
 from agentbus.message.codec import decode
 from agentbus.message.durations import milliseconds
 from agentbus.message.message import Message
@@ -37,6 +39,8 @@ _logger = logging.getLogger("agentbus")
 MOST_BOUNCES = 2
 #: … each time after this.
 BOUNCE_DELAY_MS = 300
+#: Seconds for which an answer is sent again while the broker is away: less than a stop waits for a handler.
+_ANSWER_WITHIN = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +146,27 @@ class Execution:
         """Tell an asker how its request ended, before it is settled; the answer may come twice."""
         if outcome.kind in PASSED_ON or delivery.message.reply_to is None or delivery.answered:
             return
-        failure = None if outcome.kind is Kind.PROCESSED and outcome is not PASSED_BY else outcome
         try:
-            await self._around.answer(delivery.message, outcome.reply, failure, _mark(delivery))
-            delivery.answered = True
+            await self._answer(delivery, outcome)
         except BrokerError as error:
             # The work was done: an answer that cannot be sent must not make it be done again.
             _logger.warning("no answer to %s: %s", delivery.message.message_id, error)
+
+    async def _answer(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Send an answer; again, for some seconds, when the broker was away for a moment."""
+        failure = None if outcome.kind is Kind.PROCESSED and outcome is not PASSED_BY else outcome
+        backoff, until = Backoff(), time.monotonic() + _ANSWER_WITHIN
+        while True:
+            try:
+                await self._around.answer(delivery.message, outcome.reply, failure, _mark(delivery))
+            except BrokerUnavailable:
+                pause = backoff.next_pause()
+                if delivery.revoked or time.monotonic() + pause > until:
+                    raise
+                await asyncio.sleep(pause)
+            else:
+                delivery.answered = True
+                return
 
     async def _handle(self, delivery: Delivery) -> Outcome:
         handler = self._handler(delivery)
