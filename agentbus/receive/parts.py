@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from agentbus.errors import BrokerUnavailable, StaleDelivery
+from agentbus.errors import BrokerUnavailable, InvalidValue, StaleDelivery
 from agentbus.message.backoff import Backoff
 from agentbus.message.message import Message
 from agentbus.message.reply_address import PartMark
@@ -42,15 +42,23 @@ class Parts:
         async with self._turn:
             if self._gone:
                 return False
-            self._gone = not await self._until_answered(content)
+            mark = self.mark
+            # Counted first: whether a sending that is cancelled has arrived is not known, and the next part
+            # under the same number would be taken for it.
             self._number += 1
+            try:
+                self._gone = not await self._until_answered(content, mark)
+            except InvalidValue:
+                # Nothing was sent.
+                self._number -= 1
+                raise
             return not self._gone
 
-    async def _until_answered(self, content: Any) -> bool:
+    async def _until_answered(self, content: Any, mark: PartMark) -> bool:
         backoff = Backoff()
         while not self._delivery.revoked:
             try:
-                return await self._send_one(self._delivery.message, content, self.mark)
+                return await self._send_one(self._delivery.message, content, mark)
             except BrokerUnavailable:
                 await asyncio.sleep(backoff.next_pause())
         raise StaleDelivery
