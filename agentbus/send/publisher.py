@@ -53,8 +53,7 @@ class Publisher:
     ) -> None:
         self._broker = broker
         self._prefix = prefix
-        #: In whose name is sent.
-        self.sender = sender
+        self._sender = sender
         self._settings = settings
         self._events = events
         self._deadline = seconds(settings.deadline, "deadline")
@@ -72,6 +71,11 @@ class Publisher:
 
     # --- what users call ---
 
+    @property
+    def sender(self) -> Sender:
+        """In whose name is sent."""
+        return self._sender
+
     def publish(
         self, topic: AnyTopic, body: Any, **options: Unpack[PublishOptions]
     ) -> Coroutine[Any, Any, Stored]:
@@ -82,7 +86,7 @@ class Publisher:
         tells whether the message may be stored all the same.
         """
         # Passed on, not awaited here: every further frame is resumed once for each message.
-        return self.publish_as(self.sender, topic, body, options)
+        return self.publish_as(self._sender, topic, body, options)
 
     async def publish_as(self, sender: Sender, topic: AnyTopic, body: Any, options: PublishOptions) -> Stored:
         """Send one message in the name of another agent of this process; see `publish`."""
@@ -115,7 +119,7 @@ class Publisher:
                 if number % self._settings.batch_messages == 0:
                     # A batch leaves now and is stored while the next one is composed.
                     await asyncio.sleep(0)
-                outgoing = compose(self.sender, topic, body, options, self._settings.message_bytes)
+                outgoing = compose(self._sender, topic, body, options, self._settings.message_bytes)
                 part = collector.add(outgoing, until)
                 try:
                     if not self._buffer.has_room:
