@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
-from agentbus.bindings.routes import ANYBODY
+from agentbus.bindings.routes import ANYBODY, inbox_of
 from agentbus.bindings.table import HOLDS_AFTER, BindingTable
 from agentbus.broker.bindings import BindingStore
 from agentbus.errors import BrokerError, BrokerOutOfMemory, BrokerUnavailable, InvalidValue
@@ -62,7 +62,7 @@ class BindingCompanion:
         self._declared.attach(self)
         try:
             if self._declares:
-                self._served_since = await _patiently(lambda: self._store.served_since(self._agent))
+                self._served_since = await _patiently(lambda: self._store.served_since(inbox_of(self._agent)))
                 await self._declare()
         except BaseException:
             self._declared.detach(self)
@@ -82,7 +82,7 @@ class BindingCompanion:
         return bool(self._declared.patterns) or self._copies_to is not None
 
     async def _look(self) -> None:
-        since = await self._store.served_since(self._agent)
+        since = await self._store.served_since(inbox_of(self._agent))
         # Not by what is missing: a person may have removed that.
         if since is not None and since != self._served_since:
             self._table.outdate()

@@ -10,7 +10,7 @@ from typing import Any
 from agentbus.broker.bindings import Field, RawTable
 from agentbus.errors import InvalidValue
 from agentbus.message.patterns import Pattern, parse_pattern
-from agentbus.message.topics import INBOX_KIND, check_name, parse_topic
+from agentbus.message.topics import AGENT, check_name, parse_topic
 
 #: Topics whose destinations are remembered: agents have few, and those who make them up have no end.
 _MOST_TOPICS = 4096
@@ -46,7 +46,7 @@ class Routes:
     """The table of one moment."""
 
     bindings: tuple[tuple[str, Pattern], ...] = ()
-    #: Name of an inbox to those who may have copies of what it gets.
+    #: Inbox to those who may have copies of what it gets.
     consents: Mapping[str, frozenset[str]] = field(default_factory=dict)
     watched: tuple[Pattern, ...] = ()
     #: Fields of Redis that are no bindings or consents: somebody's hand wrote them.
@@ -72,11 +72,11 @@ class Routes:
 
     def _copies(self, topic: str) -> tuple[Copy, ...]:
         destination = parse_topic(topic)
-        inbox = None if destination.is_channel else destination.name
+        inbox = None if destination.is_channel else destination.address
         found: dict[str, Copy] = {}
         for agent, pattern in self.bindings:
             # What an agent gets anyway it never gets twice.
-            if agent != inbox and agent not in found and pattern.matches(topic):
+            if inbox_of(agent) != inbox and agent not in found and pattern.matches(topic):
                 found[agent] = Copy(agent, pattern.text, inbox is None or self.allows(inbox, agent))
         return tuple(found.values())
 
@@ -153,4 +153,4 @@ def _watched(patterns: Sequence[str]) -> Iterator[Pattern]:
 
 def inbox_of(agent: str) -> str:
     """Return the address of an agent's own inbox."""
-    return f"{INBOX_KIND}.{agent}"
+    return f"{AGENT}.{agent}"

@@ -11,7 +11,7 @@ from agentbus.broker import keys
 from agentbus.broker.connection import Broker
 from agentbus.broker.dead_letters import server_ms
 from agentbus.errors import BrokerError, WrongKeyType
-from agentbus.message.topics import INBOX_KIND, is_channel
+from agentbus.message.topics import is_channel
 
 #: The name by which a consent or a binding is stored: two words without spaces.
 Field = tuple[str, str]
@@ -23,7 +23,7 @@ class RawTable:
 
     #: (agent, pattern) to JSON.
     bindings: Mapping[Field, bytes]
-    #: (name of the inbox, agent that serves it) to JSON.
+    #: (inbox, agent that serves it) to JSON.
     consents: Mapping[Field, bytes]
     #: Patterns that somebody watches with ``stored=True``.
     watched: tuple[str, ...]
@@ -89,7 +89,7 @@ class BindingStore:
 
     async def served_since(self, inbox: str) -> bytes | None:
         """Return when an inbox was first served: another answer than before means that data was lost."""
-        ledger = keys.inbox_keys(self._prefix, f"{INBOX_KIND}.{inbox}").ledger
+        ledger = keys.inbox_keys(self._prefix, inbox).ledger
         served: bytes | None = await self._broker.execute("HGET", ledger, "served")
         return served
 

@@ -324,7 +324,7 @@ CATALOGUE: tuple[KeyInfo, ...] = (
     KeyInfo(
         "consents",
         "hash",
-        "Who may have copies of what an inbox gets: `<name of the inbox> <agent that serves it>` to a JSON "
+        "Who may have copies of what an inbox gets: `<inbox> <agent that serves it>` to a JSON "
         "list of agents, or `*`.",
         "subscriber, when an agent begins to be served",
         "until the agent is served without it",

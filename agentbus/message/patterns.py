@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from agentbus.errors import InvalidTopic, InvalidValue
-from agentbus.message.topics import CHANNEL_KINDS, INBOX_KIND, check_message_type, check_name
+from agentbus.message.topics import CHANNEL_KINDS, INBOX_KINDS, check_message_type, check_name
 
 ONE, REST = "*", ">"
-_KINDS = (INBOX_KIND, *CHANNEL_KINDS)
+_KINDS = (*INBOX_KINDS, *CHANNEL_KINDS)
 #: A topic has a kind, a name and a message type, which may have further parts.
 _FEWEST_PARTS = 3
 _LONGEST = 300

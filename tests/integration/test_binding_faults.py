@@ -147,7 +147,7 @@ async def test_a_batch_whose_answer_was_lost_is_copied_once_whatever_its_keys(
     broker: BrokerForTests, bus: Bus, client: Any
 ) -> None:
     await bind_before_anybody_asked(bus, "observer", "agent.planner.*")
-    await bus.rooms.bindings.consent("planner", "planner", ("*",))
+    await bus.rooms.bindings.consent("agent.planner", "planner", ("*",))
     async with _behind_a_proxy(broker, bus) as (sender, proxy):
         # The server must know the script, or the answer that is lost would say that it does not.
         await sender.publish("agent.other.task", 0)

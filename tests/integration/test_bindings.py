@@ -154,7 +154,7 @@ async def test_delayed_messages_and_those_with_a_time_to_live_are_copied_with_it
     bus: Bus, sender: Bus, client: Any
 ) -> None:
     await bind_before_anybody_asked(bus, "observer", "agent.observed.*")
-    await bus.rooms.bindings.consent("observed", "observed", ("*",))
+    await bus.rooms.bindings.consent("agent.observed", "observed", ("*",))
     for _ in range(2):
         stored = await sender.publish("agent.observed.task", "later", delay="1h", ttl="2h", key="k")
         assert stored.copies == 1
@@ -169,7 +169,7 @@ async def test_delayed_messages_and_those_with_a_time_to_live_are_copied_with_it
 async def test_the_copy_of_a_question_answers_nobody(bus: Bus, sender: Bus) -> None:
     observer = Agent("observer")
     await bind_before_anybody_asked(bus, "observer", "agent.expert.question")
-    await bus.rooms.bindings.consent("expert", "expert", ("observer",))
+    await bus.rooms.bindings.consent("agent.expert", "expert", ("observer",))
     heard = asyncio.Event()
 
     @observer.on("question")

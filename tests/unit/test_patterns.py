@@ -28,6 +28,8 @@ from agentbus.message.patterns import parse_pattern
         ("agent.planner.status.>", "agent.planner.status", False),
         ("agent.>", "agent.planner.status", True),
         ("agent.>", "channel.design.note", False),
+        ("capability.*.task", "capability.review.task", True),
+        ("agent.>", "capability.review.task", False),
         ("agent.*.>", "agent.planner.task.urgent", True),
         ("project.demo.*.>", "project.demo.task", False),
         # Dots and dashes of a pattern stand for themselves.

@@ -23,22 +23,34 @@ def test_an_empty_table_concerns_nothing() -> None:
 
 
 def test_channels_need_no_consent_and_inboxes_do() -> None:
-    table = _table(("observer", "*.planner.note"), consents={("writer", "writer"): ["observer"]})
+    table = _table(("observer", "*.planner.note"), consents={("agent.writer", "writer"): ["observer"]})
     assert table.route("channel.planner.note").copies == (Copy("observer", "*.planner.note", True),)
     assert table.route("agent.planner.note").copies == (Copy("observer", "*.planner.note", False),)
 
 
 def test_consent_is_to_a_name_or_to_all_and_of_whoever_serves_the_inbox() -> None:
     bound = (("archivist", "agent.>"), ("observer", "agent.>"))
-    consents = {("planner", "planner"): ["observer"], ("reviewers", "anna"): [], ("reviewers", "ben"): ["*"]}
+    consents = {
+        ("agent.planner", "planner"): ["observer"],
+        ("agent.reviewers", "anna"): [],
+        ("agent.reviewers", "ben"): ["*"],
+    }
     table = _table(*bound, consents=consents)
     allowed = {copy.agent: copy.allowed for copy in table.route("agent.planner.task").copies}
     assert allowed == {"archivist": False, "observer": True}
     assert all(copy.allowed for copy in table.route("agent.reviewers.task").copies)
 
 
+def test_an_inbox_of_a_capability_needs_a_consent_of_its_own() -> None:
+    table = _table(("observer", "*.review.task"), consents={("agent.review", "review"): ["*"]})
+    assert [copy.allowed for copy in table.route("agent.review.task").copies] == [True]
+    assert [copy.allowed for copy in table.route("capability.review.task").copies] == [False]
+
+
 def test_an_agent_never_gets_copies_of_its_own_inbox() -> None:
-    table = _table(("observer", "agent.>"), ("second", "agent.>"), consents={("observer", "observer"): ["*"]})
+    table = _table(
+        ("observer", "agent.>"), ("second", "agent.>"), consents={("agent.observer", "observer"): ["*"]}
+    )
     assert [copy.agent for copy in table.route("agent.observer.task").copies] == ["second"]
 
 
