@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agentbus.bindings.bindings import Binding
     from agentbus.broker.inspection import InboxView, Trace
     from agentbus.bus import Bus
     from agentbus.dead_letters import BulkRetry, DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetters
@@ -56,7 +57,11 @@ if TYPE_CHECKING:
     from agentbus.events import Event, Events
     from agentbus.history.entry import HistoryEntry, HistoryGap, HistoryPage
     from agentbus.history.query import HistoryFilters
+    from agentbus.live.gap import WatchGap
+    from agentbus.live.live import EmitOptions
+    from agentbus.live.watch import Watch
     from agentbus.message.address_policy import Policy
+    from agentbus.message.copies import RefusedCopy
     from agentbus.message.message import Message
     from agentbus.message.policy import Retry
     from agentbus.message.topics import Topic
@@ -78,6 +83,7 @@ __version__ = "0.1.0"
 
 #: Module to the public names it defines.
 _HOMES = {
+    "agentbus.bindings.bindings": "Binding",
     "agentbus.broker.inspection": "InboxView Trace",
     "agentbus.bus": "Bus",
     "agentbus.dead_letters": "BulkRetry DeadLetter DeadLetterFilter DeadLetterPage DeadLetters",
@@ -96,7 +102,11 @@ _HOMES = {
     "agentbus.events": "Event Events",
     "agentbus.history.entry": "HistoryEntry HistoryGap HistoryPage",
     "agentbus.history.query": "HistoryFilters",
+    "agentbus.live.gap": "WatchGap",
+    "agentbus.live.live": "EmitOptions",
+    "agentbus.live.watch": "Watch",
     "agentbus.message.address_policy": "Policy",
+    "agentbus.message.copies": "RefusedCopy",
     "agentbus.message.message": "Message",
     "agentbus.message.policy": "Retry",
     "agentbus.message.topics": "Topic",
@@ -138,6 +148,7 @@ __all__ = [
     "AlreadySettled",
     "Answer",
     "Answers",
+    "Binding",
     "BodyNotSerializable",
     "BodyTooLarge",
     "BrokerError",
@@ -163,6 +174,7 @@ __all__ = [
     "Delivery",
     "DeliveryError",
     "DurabilityUnavailable",
+    "EmitOptions",
     "Event",
     "Events",
     "GroupMissing",
@@ -195,6 +207,7 @@ __all__ = [
     "PublisherClosed",
     "PublisherSettings",
     "QueueFull",
+    "RefusedCopy",
     "Reject",
     "RequestError",
     "RequestFailed",
@@ -211,5 +224,7 @@ __all__ = [
     "Topic",
     "Trace",
     "UnsafeBroker",
+    "Watch",
+    "WatchGap",
     "WrongKeyType",
 ]

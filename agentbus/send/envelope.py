@@ -86,6 +86,7 @@ _UNDERSTOOD = frozenset(
         "recipients",
         "recipient_mode",
         "timestamp",
+        "copy_of",
     )
 )
 #: Options that make a message need more than its lane in the publish script.
