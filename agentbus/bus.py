@@ -389,7 +389,7 @@ class Bus:
         What has not ended comes before the newest end. ``page.next`` is the cursor of the next page of the
         same query; ``page.complete`` and ``page.gaps`` say whether anything is missing, and why. Reads Redis,
         and the archive when `BusSettings.archive` or AGENTBUS_ARCHIVE names one. See `HistoryFilters` for
-        since, until, type, sender, grep, state, outcome and oldest_first. Raises `NoSuchAddress`, and
+        since, until, type, sender, correlation_id, grep, state, outcome and oldest_first. Raises `NoSuchAddress`, and
         `InvalidValue` for a filter, limit (1 to 10,000) or cursor.
         """
         return await self.rooms.history.page(address, filters, limit, cursor)
