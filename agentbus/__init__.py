@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from agentbus.broker.inspection import InboxView, Trace
     from agentbus.bus import Bus
+    from agentbus.cancellation import Cancelled, CancelledPlace
     from agentbus.dead_letters import BulkRetry, DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetters
     from agentbus.errors import (
         AgentBusError,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         BrokerOutOfMemory,
         BrokerRefused,
         BrokerUnavailable,
+        CancelRefused,
         ConfigurationError,
         DeadLetterError,
         DeadLetterResolved,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
         NoSuchAddress,
         NoSuchAgent,
         NoSuchDeadLetter,
+        NoSuchMessage,
         NoSuchSchedule,
         PolicyConflict,
         PublisherClosed,
@@ -72,6 +75,7 @@ __version__ = "0.1.0"
 
 #: Module to the public names it defines.
 _HOMES = {
+    "agentbus.cancellation": "Cancelled CancelledPlace",
     "agentbus.broker.inspection": "InboxView Trace",
     "agentbus.bus": "Bus",
     "agentbus.dead_letters": "BulkRetry DeadLetter DeadLetterFilter DeadLetterPage DeadLetters",
@@ -84,7 +88,7 @@ _HOMES = {
         "PolicyConflict "
         "PublisherClosed PublishError PublishRefused PublishTimeout QueueFull "
         "Reject RequestError RequestFailed RequestTimeout StaleDelivery "
-        "UnsafeBroker WrongKeyType "
+        "CancelRefused NoSuchMessage UnsafeBroker WrongKeyType "
     ),
     "agentbus.events": "Event Events",
     "agentbus.history.entry": "HistoryEntry HistoryGap HistoryPage",
@@ -138,6 +142,9 @@ __all__ = [
     "BusSettings",
     "BusStatus",
     "CallNext",
+    "CancelRefused",
+    "Cancelled",
+    "CancelledPlace",
     "ChannelStatus",
     "ConfigurationError",
     "Context",
@@ -169,6 +176,7 @@ __all__ = [
     "NoSuchAddress",
     "NoSuchAgent",
     "NoSuchDeadLetter",
+    "NoSuchMessage",
     "NoSuchSchedule",
     "Policy",
     "PolicyConflict",

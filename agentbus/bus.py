@@ -20,6 +20,7 @@ from agentbus.broker.policy_store import PolicyStore
 from agentbus.broker.schedules import ScheduleStore
 from agentbus.broker.server import check_safe
 from agentbus.broker.wake import Wake
+from agentbus.cancellation import Cancellation, Cancelled
 from agentbus.dead_letters import DeadLetters
 from agentbus.declarations import Declarations
 from agentbus.errors import AgentBusError, ConfigurationError
@@ -334,6 +335,30 @@ class Bus:
             self._pulls[name] = puller
         return await puller.next(timeout)
 
+    # --- cancelling ---
+
+    async def cancel(self, message_id: str, address: str | None = None) -> Cancelled:
+        """Cancel a message that waits or is due: nobody gets it any more, and it ends as ``cancelled``.
+
+        Without an address every inbox in use is searched. One that waits behind others ends when its turn
+        comes; who asked with it is told at once. Raises `CancelRefused` when somebody handles it (with who),
+        or when it is dead or has ended, and `NoSuchMessage`.
+        """
+        rooms = self.rooms
+        answers = Answers(
+            rooms.broker,
+            self.settings.prefix,
+            self.events,
+            self._sender,
+            self.settings.publisher.message_bytes,
+        )
+
+        async def tell(request: Message) -> None:
+            await answers.send(request, None, {"reason": "cancelled", "detail": "the request was cancelled"})
+
+        by = self._sender.agent or "anonymous"
+        return await Cancellation(rooms.broker, self.settings.prefix, by, tell).cancel(message_id, address)
+
     # --- dead letters ---
 
     @property
@@ -389,8 +414,8 @@ class Bus:
         What has not ended comes before the newest end. ``page.next`` is the cursor of the next page of the
         same query; ``page.complete`` and ``page.gaps`` say whether anything is missing, and why. Reads Redis,
         and the archive when `BusSettings.archive` or AGENTBUS_ARCHIVE names one. See `HistoryFilters` for
-        since, until, type, sender, correlation_id, grep, state, outcome and oldest_first. Raises `NoSuchAddress`, and
-        `InvalidValue` for a filter, limit (1 to 10,000) or cursor.
+        since, until, type, sender, correlation_id, grep, state, outcome and oldest_first. Raises
+        `NoSuchAddress`, and `InvalidValue` for a filter, limit (1 to 10,000) or cursor.
         """
         return await self.rooms.history.page(address, filters, limit, cursor)
 

@@ -107,6 +107,14 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "trimmed with the lanes",
     ),
     KeyInfo(
+        f"{_ADDRESS}cancelled",
+        "hash",
+        "Messages that were cancelled while they waited: `<source> <entry id>` to who cancelled it. They end "
+        "when their turn comes; `source` is 0 for `returned`, 1 to 5 for the lanes.",
+        "cancel; fetch, weed, reclaim remove",
+        "as long as such a message waits",
+    ),
+    KeyInfo(
         f"{_ADDRESS}schedules",
         "hash",
         "Recurring messages whose target is this address: `<id>` is the definition (JSON: topic, schedule, "
@@ -296,6 +304,8 @@ class InboxKeys:
     unannounced: str
     resolved: str
     ended: str
+    #: Marks of what was cancelled while it waited.
+    cancelled: str
     schedules: str
     ticks: str
     archived: str
@@ -332,6 +342,7 @@ def inbox_keys(prefix: str, address: str) -> InboxKeys:
         unannounced=root + "unannounced",
         resolved=root + "resolved",
         ended=root + "ended",
+        cancelled=root + "cancelled",
         schedules=root + "schedules",
         ticks=root + "ticks",
         archived=root + "archived",
