@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from agentbus.receive.context import Context
     from agentbus.receive.delivery import Delivery
     from agentbus.receive.subscriber import Subscriber
+    from agentbus.replay import Replayed, ReplayFilters, ReplayProgress
     from agentbus.schedules.schedule import Schedule
     from agentbus.schedules.schedules import ScheduleOptions
     from agentbus.send.envelope import PublishOptions
@@ -75,6 +76,7 @@ __version__ = "0.1.0"
 
 #: Module to the public names it defines.
 _HOMES = {
+    "agentbus.replay": "ReplayFilters ReplayProgress Replayed",
     "agentbus.cancellation": "Cancelled CancelledPlace",
     "agentbus.broker.inspection": "InboxView Trace",
     "agentbus.bus": "Bus",
@@ -189,6 +191,9 @@ __all__ = [
     "PublisherSettings",
     "QueueFull",
     "Reject",
+    "ReplayFilters",
+    "ReplayProgress",
+    "Replayed",
     "RequestError",
     "RequestFailed",
     "RequestTimeout",

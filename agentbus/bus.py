@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Unpack, cast
 
+from agentbus.broker.carry import Carrier
 from agentbus.broker.connection import Broker, ConnectionSettings
 from agentbus.broker.embedded import EmbeddedSettings, ensure_running
 from agentbus.broker.inspection import InboxView, Trace, inspect_inbox, known_addresses, trace_message
@@ -19,7 +20,7 @@ from agentbus.broker.keys import check_prefix, ticking
 from agentbus.broker.policy_store import PolicyStore
 from agentbus.broker.schedules import ScheduleStore
 from agentbus.broker.server import check_safe
-from agentbus.broker.wake import Wake
+from agentbus.broker.wake import Announcer, Wake
 from agentbus.cancellation import Cancellation, Cancelled
 from agentbus.dead_letters import DeadLetters
 from agentbus.declarations import Declarations
@@ -40,6 +41,8 @@ from agentbus.receive.outcome import Outcome
 from agentbus.receive.pulling import PulledDelivery, Puller
 from agentbus.receive.subscriber import Subscriber, first_error, until_ready
 from agentbus.receive.workload import SuspectGate
+from agentbus.replay import Replay, Replayed, ReplayFilters, ReplayProgress
+from agentbus.replay.plan import new_plan
 from agentbus.schedules.schedules import Schedules
 from agentbus.send.envelope import AnyTopic, Outgoing, PublishOptions, Sender, compose
 from agentbus.send.publisher import Publisher
@@ -418,6 +421,33 @@ class Bus:
         `NoSuchAddress`, and `InvalidValue` for a filter, limit (1 to 10,000) or cursor.
         """
         return await self.rooms.history.page(address, filters, limit, cursor)
+
+    async def replay(
+        self,
+        address: str,
+        *,
+        to: str,
+        replay_id: str | None = None,
+        limit: int | None = None,
+        rate: float | None = None,
+        allow_unknown: bool = False,
+        progress: Callable[[ReplayProgress], None] | None = None,
+        **filters: Unpack[ReplayFilters],
+    ) -> Replayed:
+        """Hand what is in the history of an address to an agent, oldest first; see `ReplayFilters`.
+
+        Each message arrives as it was, with `Message.replayed`. Under the same ``replay_id`` an interrupted
+        replay goes on where it was, and doubles nothing within the window of idempotency keys. ``rate`` is
+        messages a second; without one it waits while the inbox holds 1,000 unsettled messages. Raises
+        `NoSuchAddress`, `NoSuchAgent` unless ``allow_unknown``, and `InvalidValue`.
+        """
+        rooms, prefix = self.rooms, self.settings.prefix
+        plan = new_plan(address, to, replay_id, limit, filters)
+        window = milliseconds(self.settings.publisher.key_window, "key_window")
+        carrier = Carrier(rooms.broker, prefix, window, Announcer(rooms.broker, prefix, self.events))
+        most = self.settings.publisher.address_limit
+        replay = Replay(rooms.broker, prefix, rooms.history, carrier, window, most)
+        return await replay.run(plan, rate=rate, allow_unknown=allow_unknown, tell=progress)
 
     def __repr__(self) -> str:
         return f"<Bus {'open' if self._rooms else 'closed'} as {self._sender.agent or 'anonymous'}>"

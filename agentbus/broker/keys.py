@@ -275,6 +275,13 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "as long as something recurs",
     ),
     KeyInfo(
+        "replay:<id>",
+        "string",
+        "A replay as JSON: what was asked, the cursor of the next page, how many messages it has carried.",
+        "whoever replays",
+        "PX: the window of idempotency keys, since its last page",
+    ),
+    KeyInfo(
         "workers",
         "hash",
         "Worker id to JSON: host, process, roles with lag and last error, and when it was last seen.",
@@ -424,6 +431,11 @@ def ticking(prefix: str) -> str:
 def workers(prefix: str) -> str:
     """Return the hash of worker processes."""
     return f"{prefix}:workers"
+
+
+def replay(prefix: str, replay_id: str) -> str:
+    """Return the record of one replay."""
+    return f"{prefix}:replay:{replay_id}"
 
 
 def archive(prefix: str) -> str:

@@ -17,6 +17,7 @@ from agentbus.cli import (
     inbox,
     policy,
     pub,
+    replay,
     run,
     schedule,
     status,
@@ -45,8 +46,8 @@ Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 unavailable, 5 timeout.
 
 #: As `--help` lists them: start, send and take, look, mend, declare, serve.
 _ORDER = (
-    "up", "down", "workers", "pub", "sub", "tail", "inbox", "status", "history", "trace", "cancel", "dlq",
-    "schedule", "policy", "archive", "doctor", "run", "version",
+    "up", "down", "workers", "pub", "sub", "tail", "inbox", "status", "history", "replay", "trace", "cancel",
+    "dlq", "schedule", "policy", "archive", "doctor", "run", "version",
 )  # fmt: skip
 
 
@@ -88,6 +89,7 @@ app.command("tail", short_help="Look at messages without taking them.")(tail.tai
 app.command("inbox", short_help="Show what an inbox holds, and its ledger.")(inbox.inbox)
 app.command("status", short_help="Show how the whole bus does.")(status.status)
 app.command("history", short_help="Show what became of the messages of an address.")(history.history)
+app.command("replay", short_help="Hand a part of the past to an agent.")(replay.replay)
 app.command("trace", short_help="Show every place and outcome of one message.")(trace.trace)
 app.command("cancel", short_help="Take back a message that nobody has begun.")(cancel.cancel)
 app.add_typer(archive.archive, name="archive", short_help="See how far the archive is; turn it off.")

@@ -70,7 +70,7 @@ _COPIED = ("correlation_id", "causation_id", "session_id", "project", "reply_to"
 _OBJECTS = ("context", "metadata", "trace", "extra")
 #: Fields of the envelope that `compose` does not always write, but every receiver understands.
 _UNDERSTOOD = frozenset(
-    (*_COPIED, "ttl", "delivery", "trace", "channel", "recipients", "recipient_mode", "timestamp")
+    (*_COPIED, "ttl", "delivery", "trace", "channel", "recipients", "recipient_mode", "timestamp", "replay")
 )
 #: Options that make a message need more than its lane in the publish script.
 _SPECIAL = frozenset(("ttl", "delay", "at", "key", "strict"))
