@@ -183,3 +183,33 @@ async def test_what_is_missing_is_said_and_what_cannot_be_is_refused(past: Past)
             await bus.replay("channel.design", to="newcomer", **options)
         assert error.value.field == field
     assert len(await past.fetch()) == 3
+
+
+async def test_a_channel_that_is_replayed_goes_to_its_handlers_and_not_to_whoever_wrote_it(
+    past: Past, broker: BrokerForTests, unique: Callable[[str], str]
+) -> None:
+    name, channel = unique("reader"), f"channel.{unique('design')}"
+    agent, seen = Agent(name), list[tuple[Any, bool]]()
+
+    @agent.on(f"{channel}.note")
+    async def note(body: Any, context: Context) -> None:
+        seen.append((body, context.message.replayed is not None))
+
+    @agent.on()
+    async def anything(body: Any) -> None:
+        raise AssertionError("a message of a channel came to the inbox's own handler")
+
+    for body in ("old", "older"):
+        await past.bus.publish(f"{channel}.note", body)
+    await past.bus.publish(f"{channel}.unread", "of no interest")
+    async with Bus(broker.url, agent=name, settings=past.bus.settings) as own:
+        await own.publish(f"{channel}.note", "its own")
+    async with past.bus.serving(agent):
+        done = await past.bus.replay(channel, to=name, allow_unknown=True)
+        assert done.count == 4
+
+        async def all_processed() -> bool:
+            return (await past.bus.inspect(name)).ledger.ended["processed"] == 4
+
+        await eventually(all_processed)
+    assert seen == [("old", True), ("older", True)]
