@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from agentbus.message.message import Message
     from agentbus.message.policy import Retry
     from agentbus.message.topics import Topic
+    from agentbus.projects import ProjectDeleted, ProjectRemoval
     from agentbus.receive.agent import Agent, CallNext, Middleware
     from agentbus.receive.context import Context
     from agentbus.receive.delivery import Delivery
@@ -76,6 +77,7 @@ __version__ = "0.1.0"
 
 #: Module to the public names it defines.
 _HOMES = {
+    "agentbus.projects": "ProjectDeleted ProjectRemoval",
     "agentbus.replay": "ReplayFilters ReplayProgress Replayed",
     "agentbus.cancellation": "Cancelled CancelledPlace",
     "agentbus.broker.inspection": "InboxView Trace",
@@ -182,6 +184,8 @@ __all__ = [
     "NoSuchSchedule",
     "Policy",
     "PolicyConflict",
+    "ProjectDeleted",
+    "ProjectRemoval",
     "PublishError",
     "PublishOptions",
     "PublishRefused",

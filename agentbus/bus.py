@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from agentbus.broker.carry import Carrier
 from agentbus.broker.connection import Broker, ConnectionSettings
 from agentbus.broker.embedded import EmbeddedSettings, ensure_running
 from agentbus.broker.inspection import InboxView, Trace, inspect_inbox, known_addresses, trace_message
+from agentbus.broker.keys import archive as archive_key
 from agentbus.broker.keys import check_prefix, ticking
 from agentbus.broker.log_watch import LogWatch
 from agentbus.broker.policy_store import PolicyStore
@@ -25,7 +26,7 @@ from agentbus.broker.wake import Announcer, Wake
 from agentbus.cancellation import Cancellation, Cancelled
 from agentbus.dead_letters import DeadLetters
 from agentbus.declarations import Declarations
-from agentbus.errors import AgentBusError, ConfigurationError
+from agentbus.errors import AgentBusError, ConfigurationError, InvalidValue
 from agentbus.events import Events
 from agentbus.history.archived import LazyArchive
 from agentbus.history.entry import HistoryPage
@@ -35,6 +36,8 @@ from agentbus.message.address_policy import Policy
 from agentbus.message.durations import Duration, milliseconds
 from agentbus.message.message import Message
 from agentbus.message.topics import check_name, parse_address, parse_inbox
+from agentbus.projects import ProjectDeleted, ProjectDeletion, RowEraser
+from agentbus.projects.deletion import AUDIT_TOPIC
 from agentbus.receive.agent import Agent
 from agentbus.receive.grounds import Grounds
 from agentbus.receive.lease import Heart
@@ -455,6 +458,53 @@ class Bus:
         most = self.settings.publisher.address_limit
         replay = Replay(rooms.broker, prefix, rooms.history, carrier, window, most)
         return await replay.run(plan, rate=rate, allow_unknown=allow_unknown, tell=progress)
+
+    # --- projects ---
+
+    async def delete_project(
+        self, project: str, *, reason: str, dry_run: bool = False, keep_archive: bool = False
+    ) -> ProjectDeleted:
+        """Delete a project: its channel ``project.<id>`` and every message that belongs to it, everywhere.
+
+        What waits or is due is cancelled first; what somebody handles is left and counted, and goes when the
+        project is deleted again. An entry on ``system.audit`` says who, why and how much, before and after.
+        ``dry_run`` only counts. Raises `InvalidValue`, and `ConfigurationError` where this deployment
+        archives and the archive is not known here, unless ``keep_archive``.
+        """
+        if not reason.strip():
+            raise InvalidValue("reason", "say why the project is deleted; it is kept with the audit entry")
+        rooms, prefix = self.rooms, self.settings.prefix
+        store = ScheduleStore(rooms.broker, prefix, self.settings.publisher.address_limit)
+        by = self._sender.agent or "anonymous"
+        deletion = ProjectDeletion(rooms.broker, prefix, store, project, by, dry_run=dry_run)
+
+        async def note(body: Mapping[str, Any]) -> None:
+            await self.publish(AUDIT_TOPIC, dict(body))
+
+        async with self._rows(keep_archive) as rows:
+            return await deletion.run(reason, rows, note)
+
+    @asynccontextmanager
+    async def _rows(self, keep: bool) -> AsyncIterator[RowEraser | None]:
+        """Open the archive for deleting; None without one, or when it is to be kept."""
+        dsn = self.settings.archive or archive_dsn()
+        if keep or dsn is None:
+            is_on = await self.rooms.broker.execute("HGET", archive_key(self.settings.prefix), "on") == b"1"
+            if is_on and not keep:
+                raise ConfigurationError(
+                    "this deployment archives, and the archive would keep the messages: "
+                    "set AGENTBUS_ARCHIVE, or say that it is to be kept"
+                )
+            yield None
+            return
+        from agentbus.archive.connection import Database
+        from agentbus.archive.eraser import ArchiveEraser
+
+        database = Database(dsn)
+        try:
+            yield ArchiveEraser(database, self.settings.prefix)
+        finally:
+            await database.close()
 
     def __repr__(self) -> str:
         return f"<Bus {'open' if self._rooms else 'closed'} as {self._sender.agent or 'anonymous'}>"

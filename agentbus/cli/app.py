@@ -16,6 +16,7 @@ from agentbus.cli import (
     history,
     inbox,
     policy,
+    project,
     pub,
     replay,
     run,
@@ -47,7 +48,7 @@ Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 unavailable, 5 timeout.
 #: As `--help` lists them: start, send and take, look, mend, declare, serve.
 _ORDER = (
     "up", "down", "workers", "pub", "sub", "tail", "inbox", "status", "history", "replay", "trace", "cancel",
-    "dlq", "schedule", "policy", "archive", "doctor", "run", "version",
+    "dlq", "schedule", "policy", "project", "archive", "doctor", "run", "version",
 )  # fmt: skip
 
 
@@ -98,5 +99,6 @@ app.command("doctor", short_help="Find out what is wrong, and what to do.")(doct
 app.add_typer(schedule.app, name="schedule", short_help="Send messages again and again.")
 app.add_typer(workers.app, name="workers", short_help="Show which workers run where, or run one.")
 app.add_typer(policy.app, name="policy", short_help="Show and declare policies of addresses and topics.")
+app.add_typer(project.project, name="project", short_help="Delete a project and all that belongs to it.")
 app.command("run", short_help="Serve agents.")(run.run_agents)
 app.command("version", short_help="Print versions.")(version.version)

@@ -120,6 +120,7 @@ def compose(
         _check_options(options)
     if destination.is_channel:
         _check_channel(destination, options)
+        options = _with_project(destination, options)
     recipient = "channel" if destination.is_channel else "to_agent"
     message_id = str(uuid_utils.uuid7())
     envelope: dict[str, Any] = {
@@ -163,6 +164,13 @@ def _check_channel(destination: Destination, options: PublishOptions) -> None:
         raise InvalidTopic(
             "topic", f"{address} is a channel, and nobody answers there; ask an inbox, agent.<name>"
         )
+
+
+def _with_project(destination: Destination, options: PublishOptions) -> PublishOptions:
+    """Say of what is sent on a project's channel whose it is, wherever it goes from there."""
+    if not destination.address.startswith("project.") or "project" in options:
+        return options
+    return {**options, "project": destination.name}
 
 
 def wants_disk(outgoing: Outgoing) -> bool:
