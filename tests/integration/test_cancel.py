@@ -13,6 +13,7 @@ import redis
 
 from agentbus import Agent, Bus, BusSettings, CancelRefused, InvalidTopic, NoSuchMessage, RequestFailed
 from agentbus.broker.cancelling import Cancelling, Spot
+from agentbus.broker.inbox import Inbox
 from agentbus.broker.inspection import inspect_inbox
 from agentbus.broker.parked_read import park
 from agentbus.broker.repair import repair_lanes
@@ -199,3 +200,34 @@ async def test_messages_cancelled_while_agents_work_are_handled_or_cancelled_nev
         found = look(server, "agent.busy", past.bus.settings.prefix)
     assert (found["processed"], found["cancelled"]) == (len(handled), len(cancelled))
     assert (found.difference, found.unsettled) == (0, 0)
+
+
+async def test_what_a_lost_reply_handed_out_is_not_run_by_its_living_owner(
+    past: Past, broker: BrokerForTests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentbus.receive.audit.AUDIT_INTERVAL", 0.1)
+    agent, seen, go_on = Agent("slow", concurrency=1), list[str](), asyncio.Event()
+
+    @agent.on("task")
+    async def work(text: str) -> None:
+        seen.append(text)
+        if text == "first":
+            await go_on.wait()
+
+    inbox = Inbox(past.bus.rooms.broker, past.bus.settings.prefix, "agent.slow")
+    async with past.bus.serving(agent):
+        await past.bus.publish("agent.slow.task", "first")
+        await eventually(lambda: seen == ["first"])
+        stored = [await past.bus.publish("agent.slow.task", text) for text in ("second", "cancelled")]
+        await past.bus.cancel(stored[1].message_id, "slow")
+        (consumer,) = await inbox.beats()
+        await past.call("XREADGROUP", "GROUP", "inbox", consumer, "STREAMS", inbox.keys.sources[3], ">")
+        go_on.set()
+
+        async def both_ended() -> bool:
+            with redis.Redis.from_url(broker.url) as server:
+                found = look(server, "agent.slow", past.bus.settings.prefix)
+            return (found["processed"], found["cancelled"], found.unsettled) == (2, 1, 0)
+
+        await eventually(both_ended)
+    assert seen == ["first", "second"]

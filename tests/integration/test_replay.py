@@ -101,7 +101,7 @@ async def test_an_interrupted_replay_goes_on_under_its_id_and_neither_loses_nor_
     for _ in range(3):
         with pytest.raises(asyncio.CancelledError):
             await past.bus.replay("channel.design", to="newcomer", replay_id="r1", since="1h")
-    await past.bus.publish("channel.design.note", "after it began")
+        await past.bus.publish("channel.design.note", "after it began")
     done = await past.bus.replay("channel.design", to="newcomer", replay_id="r1", since="1h")
     assert done.count == 250
     assert await contents(past) == list(range(250))
