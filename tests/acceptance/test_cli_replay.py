@@ -50,7 +50,7 @@ def test_a_replay_that_is_interrupted_goes_on_under_the_id_it_names(
     with redis.Redis.from_url(broker.url) as server:
         found_there: Any = server.xrange(lane)
     assert [json.loads(each[b"message"])["body"]["content"] for _, each in found_there] == list(range(40))
-    nothing = command("replay", "channel.design", "--to", "newcomer", "--type", "vote")
+    nothing = command(*words, "--type", "vote")
     assert nothing.returncode == 3 and "there is nothing to replay" in nothing.stderr
 
 
