@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         NoBroker,
         NoSuchAddress,
         NoSuchAgent,
+        NoSuchCursor,
         NoSuchDeadLetter,
         NoSuchMessage,
         NoSuchSchedule,
@@ -88,11 +89,12 @@ _HOMES = {
         "BrokerOutOfMemory BrokerRefused BrokerUnavailable ConfigurationError "
         "DeadLetterError DeadLetterResolved Defer "
         "DeliveryError DurabilityUnavailable GroupMissing InvalidTopic InvalidValue "
-        "KeyConflict MalformedMessage NoBroker NoSuchAddress NoSuchAgent NoSuchDeadLetter NoSuchSchedule "
+        "KeyConflict MalformedMessage NoBroker NoSuchAddress NoSuchAgent NoSuchCursor NoSuchDeadLetter "
+        "NoSuchMessage NoSuchSchedule "
         "PolicyConflict "
         "PublisherClosed PublishError PublishRefused PublishTimeout QueueFull "
         "Reject RequestError RequestFailed RequestTimeout StaleDelivery "
-        "CancelRefused NoSuchMessage UnsafeBroker WrongKeyType "
+        "CancelRefused UnsafeBroker WrongKeyType "
     ),
     "agentbus.events": "Event Events",
     "agentbus.history.entry": "HistoryEntry HistoryGap HistoryPage",
@@ -179,6 +181,7 @@ __all__ = [
     "NoBroker",
     "NoSuchAddress",
     "NoSuchAgent",
+    "NoSuchCursor",
     "NoSuchDeadLetter",
     "NoSuchMessage",
     "NoSuchSchedule",

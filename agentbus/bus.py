@@ -24,6 +24,7 @@ from agentbus.broker.schedules import ScheduleStore
 from agentbus.broker.server import check_safe
 from agentbus.broker.wake import Announcer, Wake
 from agentbus.cancellation import Cancellation, Cancelled
+from agentbus.channels import Channels
 from agentbus.dead_letters import DeadLetters
 from agentbus.declarations import Declarations
 from agentbus.errors import AgentBusError, ConfigurationError, InvalidValue
@@ -387,6 +388,11 @@ class Bus:
         )
 
     # --- looking ---
+
+    @property
+    def channels(self) -> Channels:
+        """Who reads a channel, how far, and who has read what: ``subscribers``, ``receipts``, ``forget``."""
+        return Channels(self.rooms.broker, self.settings.prefix)
 
     async def inspect(self, address: str) -> InboxView:
         """Return what an inbox holds: waiting, in flight, due, dead, and whether its ledger closes.

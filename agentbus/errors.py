@@ -38,6 +38,7 @@
     ├── DeadLetterError
     │   └── NoSuchDeadLetter            nothing has this id, or nothing matches
     │       └── DeadLetterResolved      it was retried, resolved or dropped before
+    ├── NoSuchCursor                    an agent that never subscribed to the channel
     ├── NoSuchSchedule
     ├── NoSuchMessage                   nothing is known of it (any more)
     ├── CancelRefused                   somebody handles it, or it has ended
@@ -225,12 +226,16 @@ class DeadLetterResolved(NoSuchDeadLetter):
         self.outcome = outcome
 
 
+class NoSuchMessage(AgentBusError):
+    """There is no such message where it was looked for."""
+
+
+class NoSuchCursor(AgentBusError):
+    """The agent does not read this channel."""
+
+
 class NoSuchSchedule(AgentBusError):
     """There is no such schedule."""
-
-
-class NoSuchMessage(AgentBusError):
-    """There is no such message."""
 
 
 class CancelRefused(AgentBusError):
