@@ -66,8 +66,15 @@ class Cancellation:
             known = await known_addresses(self._broker, self._prefix)
             searched = [one for one in known if not is_channel(one)]
         places: list[CancelledPlace] = []
+        problem: BrokerRefused | None = None
         for one in searched:
-            places += await self._cancel_at(one, message_id)
+            try:
+                places += await self._cancel_at(one, message_id)
+            except BrokerRefused as error:
+                # A key of another type at one address keeps nobody from being searched.
+                problem = problem or error
+        if not places and problem is not None:
+            raise problem
         if not places:
             raise await self._why_not(message_id, address, searched)
         return Cancelled(message_id, tuple(places))

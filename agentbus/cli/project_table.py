@@ -38,7 +38,9 @@ async def remove_project(asked: RemovalRequest, *, url: str | None, prefix: str 
         output.record(done.to_record())
     else:
         _show(done, output)
-    if not done.places and not done.archive:
+    for address, why in done.refused.items():
+        say(f"note: {address} could not be searched: {why}")
+    if not done.places and not done.archive and not done.refused:
         say(f"nothing of project {asked.project} is known at {plural(done.searched, 'address')}")
         return NOT_FOUND
     if not done.complete and not asked.dry_run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -54,6 +54,8 @@ class ProjectDeleted:
     searched: int
     #: Rows of the archive; None when it was not asked.
     archive: int | None
+    #: Addresses that could not be searched to their end, and why: a key there has another type.
+    refused: Mapping[str, str]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -67,8 +69,10 @@ class ProjectDeleted:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is left that somebody handles or that stands behind others."""
-        return not any(place.left_in_flight or place.left_waiting for place in self.places)
+        """Whether everything was searched, and nothing is left that runs or stands behind others."""
+        return not self.refused and not any(
+            place.left_in_flight or place.left_waiting for place in self.places
+        )
 
     def to_record(self) -> dict[str, Any]:
         """Return it as JSON."""

@@ -16,6 +16,7 @@ from agentbus.broker.dead_letters import LetterBox
 from agentbus.broker.erasing import ChannelEraser, InboxEraser
 from agentbus.broker.inspection.counts import scan_addresses
 from agentbus.broker.schedules import ScheduleStore
+from agentbus.errors import BrokerRefused
 from agentbus.message.topics import is_channel
 from agentbus.projects.belonging import Belonging
 from agentbus.projects.deleted import ProjectDeleted, ProjectRemoval, sums
@@ -58,20 +59,28 @@ class ProjectDeletion:
         head = {"project": project, "by": self._by, "reason": reason}
         if not self._dry_run:
             await note({**head, "phase": "intent"})
-        places, searched = [], 0
+        places, refused, searched = list[ProjectRemoval](), dict[str, str](), 0
         async for address in self._addresses():
             searched += 1
-            place = await (self._channel(address) if is_channel(address) else self._inbox(address))
+            try:
+                place = await (self._channel(address) if is_channel(address) else self._inbox(address))
+            except BrokerRefused as error:
+                # One address that is broken by hand keeps the project's messages nowhere else.
+                refused[address] = str(error)
+                continue
             if place.touched:
                 places.append(place)
         rows = None
         if archive is not None:
             rows = await (archive.count(project) if self._dry_run else archive.erase(project))
-        done = ProjectDeleted(project, self._dry_run, self._by, reason, tuple(places), searched, rows)
+        done = ProjectDeleted(
+            project, self._dry_run, self._by, reason, tuple(places), searched, rows, refused
+        )
         if not self._dry_run:
             await note({
                 **head, "phase": "result", "counts": sums(places), "archive": rows,
                 "addresses": [place.address for place in places], "complete": done.complete,
+                "refused": refused,
             })  # fmt: skip
         return done
 

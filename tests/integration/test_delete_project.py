@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 import redis
 
-from agentbus import Agent, Bus, BusSettings, ConfigurationError, InvalidValue, ProjectDeleted
+from agentbus import Agent, Bus, BusSettings, ConfigurationError, InvalidValue, ProjectDeleted, Retry
 from agentbus.archive.connection import Database
 from agentbus.archive.eraser import ArchiveEraser
 from agentbus.testing import BrokerForTests
@@ -19,6 +19,8 @@ from tests.agents.waiting import eventually
 from tests.archiving import Archivist
 from tests.chaos.books import look
 from tests.past import Past, bodies
+
+_AT_ONCE = Retry(max_retries=3, retry_delay="1ms")
 
 
 @pytest_asyncio.fixture
@@ -122,8 +124,12 @@ async def test_what_stands_behind_others_goes_with_them_and_nobody_gets_it(
     past: Past, broker: BrokerForTests
 ) -> None:
     await past.publish("first")
-    await past.publish("zebra", project="demo")
+    (zebra,) = await past.publish("zebra", project="demo")
+    await past.bus.publish("agent.broken.task", 1)
+    await past.call("SET", f"{past.bus.settings.prefix}:{{agent.broken}}:delayed", "somebody's hand")
     done = await past.bus.delete_project("demo", reason="test")
+    assert list(done.refused) == ["agent.broken"] and not done.complete
+    assert [place.address for place in (await past.bus.cancel(zebra)).places] == [past.address]
     assert (done.counts["waiting"], done.counts["left_waiting"], done.removed) == (1, 1, 0)
     assert [json.loads(entry.message)["body"]["content"] for entry in await past.fetch()] == ["first"]
     assert (await past.bus.delete_project("demo", reason="test")).removed == 1
@@ -197,3 +203,49 @@ async def test_only_one_project_by_its_id_can_be_deleted(past: Past, project: st
 
 async def audit_is_empty(past: Past) -> bool:
     return await past.call("EXISTS", f"{past.bus.settings.prefix}:{{system.audit}}:log") == 0
+
+
+async def test_deleting_beside_agents_that_work_costs_others_nothing(
+    past: Past, broker: BrokerForTests
+) -> None:
+    handled: list[str] = []
+    agents = [Agent("left", concurrency=3), Agent("right", concurrency=1)]
+    for agent in agents:
+
+        @agent.on("task")
+        async def work(text: str) -> None:
+            await asyncio.sleep(0.001)
+            handled.append(text)
+            if text[-1] in "78" and handled.count(text) == 1:
+                raise ValueError("once more")
+
+    async def publish(number: int) -> None:
+        for part in range(40):
+            of = {"project": "demo"} if part % 2 else {}
+            body = f"{'zebra' if part % 2 else 'other'} {number} {part}"
+            await past.bus.publish(f"agent.{agents[part % 3 % 2].name}.task", body, retry=_AT_ONCE, **of)  # type: ignore[arg-type]
+
+    async with past.bus.serving(*agents):
+        publishing = [asyncio.create_task(publish(number)) for number in range(8)]
+        for _ in range(3):
+            await asyncio.gather(*(past.bus.delete_project("demo", reason="test") for _ in range(2)))
+        await asyncio.gather(*publishing)
+
+        async def deleted() -> bool:
+            return (await past.bus.delete_project("demo", reason="test")).complete
+
+        await eventually(deleted)
+        wanted = {f"other {number} {part}" for number in range(8) for part in range(0, 40, 2)}
+        await eventually(lambda: wanted <= set(handled))
+
+        async def settled() -> bool:
+            with redis.Redis.from_url(broker.url) as server:
+                books = [look(server, f"agent.{each.name}", past.bus.settings.prefix) for each in agents]
+            return all(each.unsettled == 0 and each.difference == 0 for each in books)
+
+        await eventually(settled)
+    others = [text for text in handled if text.startswith("other")]
+    # Each once, and once more where the handler asked for it.
+    assert sorted(others) == sorted([*wanted, *(text for text in wanted if text[-1] == "8")])
+    await past.bus.delete_project("demo", reason="test")
+    assert traces(broker, past, "zebra") == []

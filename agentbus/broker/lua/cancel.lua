@@ -51,7 +51,7 @@ local function mark(source, id)
     local pending = redis.call('XPENDING', stream, 'inbox', id, id, 1)
     return #pending > 0 and 'held ' .. pending[1][2] or 'gone'
   end
-  redis.call('HSET', KEYS[3], source .. ' ' .. id, by)
+  redis.call('HSETNX', KEYS[3], source .. ' ' .. id, by)
   touched[source] = true
   return 'marked'
 end
