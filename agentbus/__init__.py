@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agentbus.bindings.bindings import Binding
     from agentbus.broker.inspection import InboxView, Trace
     from agentbus.bus import Bus
     from agentbus.cancellation import Cancelled, CancelledPlace
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         NoSuchDeadLetter,
         NoSuchMessage,
         NoSuchSchedule,
+        PartsMissing,
         PolicyConflict,
         PublisherClosed,
         PublishError,
@@ -50,13 +52,18 @@ if TYPE_CHECKING:
         RequestFailed,
         RequestTimeout,
         StaleDelivery,
+        StreamRestarted,
         UnsafeBroker,
         WrongKeyType,
     )
     from agentbus.events import Event, Events
     from agentbus.history.entry import HistoryEntry, HistoryGap, HistoryPage
     from agentbus.history.query import HistoryFilters
+    from agentbus.live.gap import WatchGap
+    from agentbus.live.live import EmitOptions
+    from agentbus.live.watch import Watch
     from agentbus.message.address_policy import Policy
+    from agentbus.message.copies import RefusedCopy
     from agentbus.message.message import Message
     from agentbus.message.policy import Retry
     from agentbus.message.topics import Topic
@@ -68,9 +75,11 @@ if TYPE_CHECKING:
     from agentbus.replay import Replayed, ReplayFilters, ReplayProgress
     from agentbus.schedules.schedule import Schedule
     from agentbus.schedules.schedules import ScheduleOptions
+    from agentbus.send.collecting import Answer, Answers, Collecting
     from agentbus.send.envelope import PublishOptions
     from agentbus.send.publisher import Publisher
     from agentbus.send.stored import Stored
+    from agentbus.send.streaming import Restarted
     from agentbus.settings import AgentSettings, BusSettings, PublisherSettings, RetentionSettings
     from agentbus.status.values import AddressStatus, BusStatus, ChannelStatus
 
@@ -81,6 +90,7 @@ _HOMES = {
     "agentbus.projects": "ProjectDeleted ProjectRemoval",
     "agentbus.replay": "ReplayFilters ReplayProgress Replayed",
     "agentbus.cancellation": "Cancelled CancelledPlace",
+    "agentbus.bindings.bindings": "Binding",
     "agentbus.broker.inspection": "InboxView Trace",
     "agentbus.bus": "Bus",
     "agentbus.dead_letters": "BulkRetry DeadLetter DeadLetterFilter DeadLetterPage DeadLetters",
@@ -91,15 +101,19 @@ _HOMES = {
         "DeliveryError DurabilityUnavailable GroupMissing InvalidTopic InvalidValue "
         "KeyConflict MalformedMessage NoBroker NoSuchAddress NoSuchAgent NoSuchCursor NoSuchDeadLetter "
         "NoSuchMessage NoSuchSchedule "
-        "PolicyConflict "
+        "PartsMissing PolicyConflict "
         "PublisherClosed PublishError PublishRefused PublishTimeout QueueFull "
-        "Reject RequestError RequestFailed RequestTimeout StaleDelivery "
+        "Reject RequestError RequestFailed RequestTimeout StaleDelivery StreamRestarted "
         "CancelRefused UnsafeBroker WrongKeyType "
     ),
     "agentbus.events": "Event Events",
     "agentbus.history.entry": "HistoryEntry HistoryGap HistoryPage",
     "agentbus.history.query": "HistoryFilters",
+    "agentbus.live.gap": "WatchGap",
+    "agentbus.live.live": "EmitOptions",
+    "agentbus.live.watch": "Watch",
     "agentbus.message.address_policy": "Policy",
+    "agentbus.message.copies": "RefusedCopy",
     "agentbus.message.message": "Message",
     "agentbus.message.policy": "Retry",
     "agentbus.message.topics": "Topic",
@@ -109,9 +123,11 @@ _HOMES = {
     "agentbus.receive.subscriber": "Subscriber",
     "agentbus.schedules.schedule": "Schedule",
     "agentbus.schedules.schedules": "ScheduleOptions",
+    "agentbus.send.collecting": "Answer Answers Collecting",
     "agentbus.send.envelope": "PublishOptions",
     "agentbus.send.publisher": "Publisher",
     "agentbus.send.stored": "Stored",
+    "agentbus.send.streaming": "Restarted",
     "agentbus.settings": "AgentSettings BusSettings PublisherSettings RetentionSettings",
     "agentbus.status.values": "AddressStatus BusStatus ChannelStatus",
 }
@@ -137,6 +153,9 @@ __all__ = [
     "AgentBusError",
     "AgentSettings",
     "AlreadySettled",
+    "Answer",
+    "Answers",
+    "Binding",
     "BodyNotSerializable",
     "BodyTooLarge",
     "BrokerError",
@@ -152,6 +171,7 @@ __all__ = [
     "Cancelled",
     "CancelledPlace",
     "ChannelStatus",
+    "Collecting",
     "ConfigurationError",
     "Context",
     "DeadLetter",
@@ -164,6 +184,7 @@ __all__ = [
     "Delivery",
     "DeliveryError",
     "DurabilityUnavailable",
+    "EmitOptions",
     "Event",
     "Events",
     "GroupMissing",
@@ -185,6 +206,7 @@ __all__ = [
     "NoSuchDeadLetter",
     "NoSuchMessage",
     "NoSuchSchedule",
+    "PartsMissing",
     "Policy",
     "PolicyConflict",
     "ProjectDeleted",
@@ -197,6 +219,7 @@ __all__ = [
     "PublisherClosed",
     "PublisherSettings",
     "QueueFull",
+    "RefusedCopy",
     "Reject",
     "ReplayFilters",
     "ReplayProgress",
@@ -204,15 +227,19 @@ __all__ = [
     "RequestError",
     "RequestFailed",
     "RequestTimeout",
+    "Restarted",
     "RetentionSettings",
     "Retry",
     "Schedule",
     "ScheduleOptions",
     "StaleDelivery",
     "Stored",
+    "StreamRestarted",
     "Subscriber",
     "Topic",
     "Trace",
     "UnsafeBroker",
+    "Watch",
+    "WatchGap",
     "WrongKeyType",
 ]

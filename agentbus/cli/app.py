@@ -9,6 +9,7 @@ import typer.core
 
 from agentbus.cli import (
     archive,
+    bindings,
     broker,
     cancel,
     channel,
@@ -49,7 +50,7 @@ Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 unavailable, 5 timeout.
 #: As `--help` lists them: start, send and take, look, mend, declare, serve.
 _ORDER = (
     "up", "down", "workers", "pub", "sub", "tail", "inbox", "channel", "status", "history", "replay", "trace",
-    "cancel", "dlq", "schedule", "policy", "project", "archive", "doctor", "run", "version",
+    "cancel", "dlq", "schedule", "bindings", "policy", "project", "archive", "doctor", "run", "version",
 )  # fmt: skip
 
 
@@ -100,6 +101,7 @@ app.add_typer(dlq.dlq, name="dlq", short_help="Look at dead letters; retry, mend
 app.command("doctor", short_help="Find out what is wrong, and what to do.")(doctor.doctor)
 app.add_typer(schedule.app, name="schedule", short_help="Send messages again and again.")
 app.add_typer(workers.app, name="workers", short_help="Show which workers run where, or run one.")
+app.add_typer(bindings.app, name="bindings", short_help="Show who gets copies of what; end a binding.")
 app.add_typer(policy.app, name="policy", short_help="Show and declare policies of addresses and topics.")
 app.add_typer(project.project, name="project", short_help="Delete a project and all that belongs to it.")
 app.command("run", short_help="Serve agents.")(run.run_agents)

@@ -104,7 +104,10 @@ class Replay:
             "of": f"{plan.address}.{message.message_type}",
             "at": datetime.now(UTC).isoformat(),
         }
-        text = encode({**message.envelope, "replay": marker}, _NO_LIMIT)
+        envelope = {**message.envelope, "replay": marker}
+        # Who asked has had an answer, or has given up.
+        envelope.pop("reply_to", None)
+        text = encode(envelope, _NO_LIMIT)
         await self._carrier.carry(plan.to, origin, message.message_id, text, priority=message.priority)
         return True
 
