@@ -57,14 +57,9 @@ class Replay:
         tell: Tell | None = None,
     ) -> Replayed:
         """Replay. Raises `NoSuchAddress`, `NoSuchAgent`, `ArchiveUnavailable`, `InvalidValue`."""
-        count = 0
-
-        def told(paused: bool) -> None:
-            if tell is not None:
-                tell(ReplayProgress(plan.id, count, paused))
-
+        told = _Told(plan.id, tell)
         most = MOST_UNSETTLED if rate is None else self._most
-        pace = Pace(rate, most, lambda: self._unsettled(plan.to), lambda: told(True))
+        pace = Pace(rate, most, lambda: self._unsettled(plan.to), told.paused)
         if not allow_unknown:
             await self._check_known(plan.to)
         state = await self._begin(plan)
@@ -72,15 +67,7 @@ class Replay:
         while not state.ended:
             page = await self._history.page(plan.address, plan.query, self._size(plan, state), state.cursor)
             _check_archive(plan, page)
-            for entry in page.entries:
-                if await self._replay_one(plan, entry, pace):
-                    state = replace(state, count=state.count + 1)
-                elif entry.message is None:
-                    state = replace(state, skipped=state.skipped + 1)
-                count = state.count
-                told(False)
-            full = plan.limit is not None and state.count >= plan.limit
-            state = replace(state.with_gaps(page.gaps), cursor=page.next, ended=full or page.next is None)
+            state = await self._replay_page(plan, state, page, pace, told)
             await self._records.save(plan.id, state.to_record())
         gaps = tuple(HistoryGap(kind, reason) for kind, reason in state.gaps.items())
         return Replayed(plan.id, plan.address, plan.to, state.count, state.skipped, gaps)
@@ -92,6 +79,19 @@ class Replay:
 
     def _size(self, plan: ReplayPlan, state: ReplayState) -> int:
         return _PAGE if plan.limit is None else max(1, min(_PAGE, plan.limit - state.count))
+
+    async def _replay_page(
+        self, plan: ReplayPlan, state: ReplayState, page: HistoryPage, pace: Pace, told: _Told
+    ) -> ReplayState:
+        """Replay a page; returns how far the replay is then."""
+        for entry in page.entries:
+            if await self._replay_one(plan, entry, pace):
+                state = replace(state, count=state.count + 1)
+            elif entry.message is None:
+                state = replace(state, skipped=state.skipped + 1)
+            told.reached(state.count)
+        full = plan.limit is not None and state.count >= plan.limit
+        return replace(state.with_gaps(page.gaps), cursor=page.next, ended=full or page.next is None)
 
     async def _replay_one(self, plan: ReplayPlan, entry: HistoryEntry, pace: Pace) -> bool:
         message = entry.message
@@ -128,6 +128,28 @@ class Replay:
         close = [one for one in difflib.get_close_matches(address, known, n=3) if one != address]
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
         raise NoSuchAgent(f"nobody has ever served {address}{hint} (allow_unknown replays all the same)")
+
+
+class _Told:
+    """Whoever wants to know how far a replay is."""
+
+    def __init__(self, replay_id: str, tell: Tell | None) -> None:
+        self._id = replay_id
+        self._tell = tell
+        self._count = 0
+
+    def reached(self, count: int) -> None:
+        """Say how many messages were replayed."""
+        self._count = count
+        self._say(False)
+
+    def paused(self) -> None:
+        """Say that it waits for room."""
+        self._say(True)
+
+    def _say(self, paused: bool) -> None:
+        if self._tell is not None:
+            self._tell(ReplayProgress(self._id, self._count, paused))
 
 
 def _check_archive(plan: ReplayPlan, page: HistoryPage) -> None:
