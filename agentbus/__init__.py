@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from agentbus.bindings.bindings import Binding
     from agentbus.broker.inspection import InboxView, Trace
     from agentbus.bus import Bus
+    from agentbus.cancellation import Cancelled, CancelledPlace
     from agentbus.dead_letters import BulkRetry, DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetters
     from agentbus.errors import (
         AgentBusError,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         BrokerOutOfMemory,
         BrokerRefused,
         BrokerUnavailable,
+        CancelRefused,
         ConfigurationError,
         DeadLetterError,
         DeadLetterResolved,
@@ -65,10 +67,12 @@ if TYPE_CHECKING:
     from agentbus.message.message import Message
     from agentbus.message.policy import Retry
     from agentbus.message.topics import Topic
+    from agentbus.projects import ProjectDeleted, ProjectRemoval
     from agentbus.receive.agent import Agent, CallNext, Middleware
     from agentbus.receive.context import Context
     from agentbus.receive.delivery import Delivery
     from agentbus.receive.subscriber import Subscriber
+    from agentbus.replay import Replayed, ReplayFilters, ReplayProgress
     from agentbus.schedules.schedule import Schedule
     from agentbus.schedules.schedules import ScheduleOptions
     from agentbus.send.collecting import Answer, Answers, Collecting
@@ -83,6 +87,9 @@ __version__ = "0.1.0"
 
 #: Module to the public names it defines.
 _HOMES = {
+    "agentbus.projects": "ProjectDeleted ProjectRemoval",
+    "agentbus.replay": "ReplayFilters ReplayProgress Replayed",
+    "agentbus.cancellation": "Cancelled CancelledPlace",
     "agentbus.bindings.bindings": "Binding",
     "agentbus.broker.inspection": "InboxView Trace",
     "agentbus.bus": "Bus",
@@ -97,7 +104,7 @@ _HOMES = {
         "PartsMissing PolicyConflict "
         "PublisherClosed PublishError PublishRefused PublishTimeout QueueFull "
         "Reject RequestError RequestFailed RequestTimeout StaleDelivery StreamRestarted "
-        "UnsafeBroker WrongKeyType "
+        "CancelRefused UnsafeBroker WrongKeyType "
     ),
     "agentbus.events": "Event Events",
     "agentbus.history.entry": "HistoryEntry HistoryGap HistoryPage",
@@ -160,6 +167,9 @@ __all__ = [
     "BusSettings",
     "BusStatus",
     "CallNext",
+    "CancelRefused",
+    "Cancelled",
+    "CancelledPlace",
     "ChannelStatus",
     "Collecting",
     "ConfigurationError",
@@ -199,6 +209,8 @@ __all__ = [
     "PartsMissing",
     "Policy",
     "PolicyConflict",
+    "ProjectDeleted",
+    "ProjectRemoval",
     "PublishError",
     "PublishOptions",
     "PublishRefused",
@@ -209,6 +221,9 @@ __all__ = [
     "QueueFull",
     "RefusedCopy",
     "Reject",
+    "ReplayFilters",
+    "ReplayProgress",
+    "Replayed",
     "RequestError",
     "RequestFailed",
     "RequestTimeout",

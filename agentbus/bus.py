@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +21,18 @@ from agentbus.broker.carry import Carrier
 from agentbus.broker.connection import Broker, ConnectionSettings
 from agentbus.broker.embedded import EmbeddedSettings, ensure_running
 from agentbus.broker.inspection import InboxView, Trace, inspect_inbox, known_addresses, trace_message
+from agentbus.broker.keys import archive as archive_key
 from agentbus.broker.keys import check_prefix, ticking
 from agentbus.broker.log_watch import LogWatch
 from agentbus.broker.policy_store import PolicyStore
 from agentbus.broker.schedules import ScheduleStore
 from agentbus.broker.server import check_safe
 from agentbus.broker.wake import Announcer, Wake
+from agentbus.cancellation import Cancellation, Cancelled
 from agentbus.channels import Channels
 from agentbus.dead_letters import DeadLetters
 from agentbus.declarations import Declarations
-from agentbus.errors import AgentBusError, ConfigurationError
+from agentbus.errors import AgentBusError, ConfigurationError, InvalidValue
 from agentbus.events import Events
 from agentbus.history.archived import LazyArchive
 from agentbus.history.entry import HistoryPage
@@ -44,6 +46,8 @@ from agentbus.message.message import Message
 from agentbus.message.patterns import parse_pattern
 from agentbus.message.reply_address import PartMark
 from agentbus.message.topics import check_name, parse_address, parse_inbox
+from agentbus.projects import ProjectDeleted, ProjectDeletion, RowEraser
+from agentbus.projects.deletion import AUDIT_TOPIC
 from agentbus.receive.agent import Agent
 from agentbus.receive.grounds import Grounds
 from agentbus.receive.lease import Heart
@@ -52,6 +56,8 @@ from agentbus.receive.outcome import Outcome
 from agentbus.receive.pulling import PulledDelivery, Puller
 from agentbus.receive.subscriber import Subscriber, until_ready
 from agentbus.receive.workload import SuspectGate
+from agentbus.replay import Replay, Replayed, ReplayFilters, ReplayProgress
+from agentbus.replay.plan import new_plan
 from agentbus.schedules.schedules import Schedules
 from agentbus.send.collecting import Answers, Collecting, OpenQuestion
 from agentbus.send.envelope import AnyTopic, MessageOptions, Outgoing, PublishOptions, Sender, compose
@@ -476,6 +482,25 @@ class Bus:
             self._pulls[name] = puller
         return await puller.next(timeout)
 
+    # --- cancelling ---
+
+    async def cancel(self, message_id: str, address: str | None = None) -> Cancelled:
+        """Cancel a message that waits or is due: nobody gets it any more, and it ends as ``cancelled``.
+
+        Without an address every inbox in use is searched. One that waits behind others ends when its turn
+        comes; who asked with it is told at once. Raises `CancelRefused` when somebody handles it (with who),
+        or when it is dead or has ended, and `NoSuchMessage`.
+        """
+        rooms = self.rooms
+        limit = self.settings.publisher.message_bytes
+        answers = Answering(rooms.broker, self.settings.prefix, self.events, self._sender, limit)
+
+        async def tell(request: Message) -> None:
+            await answers.send(request, None, {"reason": "cancelled", "detail": "the request was cancelled"})
+
+        by = self._sender.agent or "anonymous"
+        return await Cancellation(rooms.broker, self.settings.prefix, by, tell).cancel(message_id, address)
+
     # --- dead letters ---
 
     @property
@@ -536,10 +561,84 @@ class Bus:
         What has not ended comes before the newest end. ``page.next`` is the cursor of the next page of the
         same query; ``page.complete`` and ``page.gaps`` say whether anything is missing, and why. Reads Redis,
         and the archive when `BusSettings.archive` or AGENTBUS_ARCHIVE names one. See `HistoryFilters` for
-        since, until, type, sender, grep, state, outcome and oldest_first. Raises `NoSuchAddress`, and
-        `InvalidValue` for a filter, limit (1 to 10,000) or cursor.
+        since, until, type, sender, correlation_id, grep, state, outcome and oldest_first. Raises
+        `NoSuchAddress`, and `InvalidValue` for a filter, limit (1 to 10,000) or cursor.
         """
         return await self.rooms.history.page(address, filters, limit, cursor)
+
+    async def replay(
+        self,
+        address: str,
+        *,
+        to: str,
+        replay_id: str | None = None,
+        limit: int | None = None,
+        rate: float | None = None,
+        allow_unknown: bool = False,
+        progress: Callable[[ReplayProgress], None] | None = None,
+        **filters: Unpack[ReplayFilters],
+    ) -> Replayed:
+        """Hand what is in the history of an address to an agent, oldest first; see `ReplayFilters`.
+
+        Each message arrives as it was, with `Message.replayed`. Under the same ``replay_id`` an interrupted
+        replay goes on where it was, and doubles nothing within the window of idempotency keys. ``rate`` is
+        messages a second; without one it waits while the inbox holds 1,000 unsettled messages. Raises
+        `NoSuchAddress`, `NoSuchAgent` unless ``allow_unknown``, and `InvalidValue`.
+        """
+        rooms, prefix = self.rooms, self.settings.prefix
+        plan = new_plan(address, to, replay_id, limit, filters)
+        window = milliseconds(self.settings.publisher.key_window, "key_window")
+        carrier = Carrier(rooms.broker, prefix, window, Announcer(rooms.broker, prefix, self.events))
+        most = self.settings.publisher.address_limit
+        replay = Replay(rooms.broker, prefix, rooms.history, carrier, window, most)
+        return await replay.run(plan, rate=rate, allow_unknown=allow_unknown, tell=progress)
+
+    # --- projects ---
+
+    async def delete_project(
+        self, project: str, *, reason: str, dry_run: bool = False, keep_archive: bool = False
+    ) -> ProjectDeleted:
+        """Delete a project: its channel ``project.<id>`` and every message that belongs to it, everywhere.
+
+        What waits or is due is cancelled first; what somebody handles is left and counted, and goes when the
+        project is deleted again. An entry on ``system.audit`` says who, why and how much, before and after.
+        ``dry_run`` only counts. Raises `InvalidValue`, and `ConfigurationError` where this deployment
+        archives and the archive is not known here, unless ``keep_archive``.
+        """
+        if not reason.strip():
+            raise InvalidValue("reason", "say why the project is deleted; it is kept with the audit entry")
+        rooms, prefix = self.rooms, self.settings.prefix
+        store = ScheduleStore(rooms.broker, prefix, self.settings.publisher.address_limit)
+        by = self._sender.agent or "anonymous"
+        deletion = ProjectDeletion(rooms.broker, prefix, store, project, by, dry_run=dry_run)
+
+        async def note(body: Mapping[str, Any]) -> None:
+            await self.publish(AUDIT_TOPIC, dict(body))
+
+        async with self._rows(keep_archive) as rows:
+            return await deletion.run(reason, rows, note)
+
+    @asynccontextmanager
+    async def _rows(self, keep: bool) -> AsyncIterator[RowEraser | None]:
+        """Open the archive for deleting; None without one, or when it is to be kept."""
+        dsn = self.settings.archive or archive_dsn()
+        if keep or dsn is None:
+            is_on = await self.rooms.broker.execute("HGET", archive_key(self.settings.prefix), "on") == b"1"
+            if is_on and not keep:
+                raise ConfigurationError(
+                    "this deployment archives, and the archive would keep the messages: "
+                    "set AGENTBUS_ARCHIVE, or say that it is to be kept"
+                )
+            yield None
+            return
+        from agentbus.archive.connection import Database
+        from agentbus.archive.eraser import ArchiveEraser
+
+        database = Database(dsn)
+        try:
+            yield ArchiveEraser(database, self.settings.prefix)
+        finally:
+            await database.close()
 
     def __repr__(self) -> str:
         return f"<Bus {'open' if self._rooms else 'closed'} as {self._sender.agent or 'anonymous'}>"

@@ -40,9 +40,10 @@
     ├── DeadLetterError
     │   └── NoSuchDeadLetter            nothing has this id, or nothing matches
     │       └── DeadLetterResolved      it was retried, resolved or dropped before
-    ├── NoSuchMessage
     ├── NoSuchCursor                    an agent that never subscribed to the channel
     ├── NoSuchSchedule
+    ├── NoSuchMessage                   nothing is known of it (any more)
+    ├── CancelRefused                   somebody handles it, or it has ended
     ├── DeliveryError
     │   ├── StaleDelivery               the lease was lost: somebody else owns the message
     │   └── AlreadySettled
@@ -255,6 +256,19 @@ class NoSuchCursor(AgentBusError):
 
 class NoSuchSchedule(AgentBusError):
     """There is no such schedule."""
+
+
+class CancelRefused(AgentBusError):
+    """The message cannot be cancelled any more."""
+
+    def __init__(
+        self, message: str | None = None, *, state: str = "ended", consumer: str | None = None
+    ) -> None:
+        super().__init__(message)
+        #: ``in_flight``, ``dead``, ``logged``, or how it ended.
+        self.state = state
+        #: Who holds it; None unless it is in flight.
+        self.consumer = consumer
 
 
 class DeliveryError(AgentBusError):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agentbus.archive.connection import Database
-from agentbus.archive.rows import moment_of
+from agentbus.archive.rows import LONGEST_INDEXED, clean, moment_of
 from agentbus.broker.inspection.kept import Point, Window
 from agentbus.errors import ArchiveTimeout
 
@@ -48,11 +48,13 @@ class ArchiveQuery:
     #: Lower case text in the body. Only the words in it are compared, because jsonb has its own order of keys
     #: and way to write numbers: too many are found, and whoever asks looks at the whole text again.
     contains: str | None = None
+    correlation_id: str | None = None
 
     @property
     def filters(self) -> bool:
         """Whether anything but the window restricts it."""
-        return any(each is not None for each in (self.message_type, self.sender, self.outcome, self.contains))
+        asked = (self.message_type, self.sender, self.outcome, self.contains, self.correlation_id)
+        return any(each is not None for each in asked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +225,8 @@ class _Conditions:
             self.add("sender = %s", query.sender)
         if query.outcome is not None:
             self.add("outcome = %s", query.outcome)
+        if query.correlation_id is not None:
+            self.add("correlation_id = %s", clean(query.correlation_id)[:LONGEST_INDEXED])
         if query.contains is not None:
             # What jsonb cannot hold is looked at by whoever asks.
             self.add(

@@ -107,6 +107,14 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "trimmed with the lanes",
     ),
     KeyInfo(
+        f"{_ADDRESS}cancelled",
+        "hash",
+        "Messages that were cancelled while they waited: `<source> <entry id>` to who cancelled it. They end "
+        "when their turn comes; `source` is 0 for `returned`, 1 to 5 for the lanes.",
+        "cancel; fetch, weed, reclaim remove",
+        "as long as such a message waits",
+    ),
+    KeyInfo(
         f"{_ADDRESS}schedules",
         "hash",
         "Recurring messages whose target is this address: `<id>` is the definition (JSON: topic, schedule, "
@@ -307,6 +315,13 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "as long as something recurs",
     ),
     KeyInfo(
+        "replay:<id>",
+        "string",
+        "A replay as JSON: what was asked, the cursor of the next page, how many messages it has carried.",
+        "whoever replays",
+        "PX: the window of idempotency keys, since its last page",
+    ),
+    KeyInfo(
         "workers",
         "hash",
         "Worker id to JSON: host, process, roles with lag and last error, and when it was last seen.",
@@ -374,6 +389,8 @@ class InboxKeys:
     unannounced: str
     resolved: str
     ended: str
+    #: Marks of what was cancelled while it waited.
+    cancelled: str
     schedules: str
     ticks: str
     archived: str
@@ -410,6 +427,7 @@ def inbox_keys(prefix: str, address: str) -> InboxKeys:
         unannounced=root + "unannounced",
         resolved=root + "resolved",
         ended=root + "ended",
+        cancelled=root + "cancelled",
         schedules=root + "schedules",
         ticks=root + "ticks",
         archived=root + "archived",
@@ -518,6 +536,11 @@ def ticking(prefix: str) -> str:
 def workers(prefix: str) -> str:
     """Return the hash of worker processes."""
     return f"{prefix}:workers"
+
+
+def replay(prefix: str, replay_id: str) -> str:
+    """Return the record of one replay."""
+    return f"{prefix}:replay:{replay_id}"
 
 
 def archive(prefix: str) -> str:

@@ -35,7 +35,9 @@ class LazyArchive:
         """Return the next messages of a window that match a query."""
         from agentbus.archive.reader import ArchiveQuery
 
-        asked = ArchiveQuery(query.address, window, query.type, query.sender, query.outcome, query.grep)
+        asked = ArchiveQuery(
+            query.address, window, query.type, query.sender, query.outcome, query.grep, query.correlation_id
+        )
         part = await self._reader().part(asked, most)
         return Stretch([_kept(one) for one in part.messages], part.resume)
 

@@ -138,6 +138,12 @@ class Message:
         return self._envelope.get("project")
 
     @property
+    def replayed(self) -> Mapping[str, str] | None:
+        """Of a replayed message: ``id`` of the replay, ``of`` (its topic then), ``at``; else None."""
+        marker = self._envelope.get("replay")
+        return marker if isinstance(marker, dict) else None
+
+    @property
     def reply_to(self) -> str | None:
         """The address that waits for an answer, if any."""
         return self._envelope.get("reply_to")

@@ -115,6 +115,8 @@ def _split(topic: str) -> Destination:
 
 def parse_address(address: str) -> str:
     """Return an inbox or a channel after checking it; a bare name means an agent's inbox."""
+    if "*" in address or ">" in address:
+        raise InvalidTopic("address", f"{address!r} has a wildcard; give one address")
     kind, dot, name = address.partition(".")
     if not dot:
         return f"{AGENT}.{check_name(address, 'address')}"

@@ -102,9 +102,8 @@ class Execution:
         """
         message = delivery.message
         handler = self._agent.channel_handler(delivery.address, message.message_type)
-        own = message.from_agent == self._agent.name
         # With recipients it stands here for the record: those who are named have it in their inboxes.
-        if message.recipients or (own and not (handler and handler.include_own)):
+        if message.recipients or self._is_own(message, handler):
             # Not asked here, so nobody waits for an answer.
             delivery.answered = True
             return PROCESSED
@@ -124,9 +123,15 @@ class Execution:
             return self._agent.channel_handler(delivery.address, message.message_type)
         if message.channel is not None and not message.recipients:
             found = self._agent.channel_handler(message.channel, message.message_type)
+            if message.replayed is not None and self._agent.reads(message.channel):
+                return None if found is None or self._is_own(message, found) else found
             if found is not None:
                 return found
         return self._agent.handler_for(message.message_type)
+
+    def _is_own(self, message: Message, handler: Handler | None) -> bool:
+        """Return whether it is the agent's own, and its handler has not asked for those."""
+        return message.from_agent == self._agent.name and not (handler and handler.include_own)
 
     async def run(self, delivery: Delivery) -> Outcome:
         """Return how the delivery ended; never raises, except when the delivery was revoked."""
@@ -206,6 +211,10 @@ class Execution:
     def _without_handler(self, delivery: Delivery) -> Outcome:
         """Another instance, or a newer version, may have the handler: hand it back before giving up."""
         message_type = delivery.message.message_type
+        channel = delivery.message.channel
+        if delivery.message.replayed is not None and channel is not None and self._agent.reads(channel):
+            # Of a channel that is replayed an agent gets what it would have read there.
+            return PROCESSED
         bounces = int(delivery.state.get("bounces", 0))
         detail = f"agent {self._agent.name} has no handler for {message_type!r}"
         if bounces < MOST_BOUNCES and self._around.siblings(delivery.address) > 1:

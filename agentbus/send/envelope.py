@@ -87,6 +87,7 @@ _UNDERSTOOD = frozenset(
         "recipient_mode",
         "timestamp",
         "copy_of",
+        "replay",
     )
 )
 #: Options that make a message need more than its lane in the publish script.
@@ -137,6 +138,7 @@ def compose(
         _check_options(options)
     if destination.is_channel:
         _check_channel(destination, options)
+        options = _with_project(destination, options)
     recipient, name = destination.recipient
     message_id = str(uuid_utils.uuid7())
     envelope: dict[str, Any] = {
@@ -182,6 +184,13 @@ def _check_channel(destination: Destination, options: PublishOptions) -> None:
             f"{address} is a channel, where everybody may answer: collect their answers, or ask one, "
             "agent.<name>",
         )
+
+
+def _with_project(destination: Destination, options: PublishOptions) -> PublishOptions:
+    """Say of what is sent on a project's channel whose it is, wherever it goes from there."""
+    if not destination.address.startswith("project.") or "project" in options:
+        return options
+    return {**options, "project": destination.name}
 
 
 def _wants_all(reply_to: str) -> bool:

@@ -23,13 +23,13 @@ from agentbus.broker.inspection.look import (
     take_look,
 )
 from agentbus.broker.inspection.tailing import TailedEntry, entry_of, read_state
+from agentbus.broker.inspection.walking import walk_stream
 from agentbus.broker.keys import GROUP, SOURCES, ChannelKeys, InboxKeys, channel_keys, inbox_keys
 from agentbus.errors import MalformedMessage, WrongKeyType
 from agentbus.message.codec import decode
 from agentbus.message.message import Message
 from agentbus.message.topics import is_channel
 
-_PAGE = 500
 #: Links between hand-backs that are followed to the past.
 _MOST_LINKS = 100
 #: From a handed back entry to the record of it. Since Redis 7.2 a script has one time from begin to end.
@@ -170,7 +170,7 @@ class _Search:
     # --- streams ---
 
     async def _entries_in(self, name: str, key: str) -> AsyncIterator[TailedEntry]:
-        async for raw in _pages(self._broker, key):
+        async for raw in walk_stream(self._broker, key):
             entry = _entry_with(self._id, self._keys.address, name, raw)
             if entry is not None:
                 yield entry
@@ -242,7 +242,7 @@ class _Search:
     # --- records ---
 
     async def _read_outcomes(self) -> None:
-        async for entry_id, flat in _pages(self._broker, self._keys.outcomes):
+        async for entry_id, flat in walk_stream(self._broker, self._keys.outcomes):
             record = _Record.read(entry_id, flat)
             whole = record.message_id == self._id
             for stream, held_id in record.entries:
@@ -318,27 +318,13 @@ class _LogSearch:
             raise WrongKeyType("; ".join(wrong)) from error
 
     async def _read_log(self) -> None:
-        async for raw in _pages(self._broker, self._keys.log):
+        async for raw in walk_stream(self._broker, self._keys.log):
             entry = _entry_with(self._id, self._keys.address, "log", raw)
             if entry is not None:
                 self.message = self.message or entry.message
                 self.places.append(
                     Place(entry.address, "logged", "log", entry.entry_id, entry.at_ms, None, "", "", 0)
                 )
-
-
-async def _pages(broker: Broker, key: str) -> AsyncIterator[Sequence[Any]]:
-    """Yield every entry of a stream, read in pages that follow the size of the bodies."""
-    position, size = "-", 10
-    while True:
-        entries = await broker.execute("XRANGE", key, position, "+", "COUNT", size)
-        for entry in entries:
-            yield entry
-        if len(entries) < size:
-            return
-        position = f"({entries[-1][0].decode()}"
-        average = sum(len(value) for entry in entries for value in entry[1] or ()) // size + 1
-        size = max(1, min(_PAGE, 1024 * 1024 // average))
 
 
 def _entry_with(message_id: str, address: str, stream: str, raw: Sequence[Any]) -> TailedEntry | None:
