@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         InvalidTopic,
         InvalidValue,
         KeyConflict,
+        LoopDetected,
         MalformedMessage,
         NoBroker,
         NoSuchAddress,
@@ -80,7 +81,8 @@ _HOMES = {
         "BrokerOutOfMemory BrokerRefused BrokerUnavailable ConfigurationError "
         "DeadLetterError DeadLetterResolved Defer "
         "DeliveryError DurabilityUnavailable GroupMissing InvalidTopic InvalidValue "
-        "KeyConflict MalformedMessage NoBroker NoSuchAddress NoSuchAgent NoSuchDeadLetter NoSuchSchedule "
+        "KeyConflict LoopDetected MalformedMessage NoBroker NoSuchAddress NoSuchAgent NoSuchDeadLetter "
+        "NoSuchSchedule "
         "PolicyConflict "
         "PublisherClosed PublishError PublishRefused PublishTimeout QueueFull "
         "Reject RequestError RequestFailed RequestTimeout StaleDelivery "
@@ -162,6 +164,7 @@ __all__ = [
     "InvalidTopic",
     "InvalidValue",
     "KeyConflict",
+    "LoopDetected",
     "MalformedMessage",
     "Message",
     "Middleware",

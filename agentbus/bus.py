@@ -29,6 +29,7 @@ from agentbus.history.entry import HistoryPage
 from agentbus.history.history import History
 from agentbus.history.query import HistoryFilters
 from agentbus.message.address_policy import Policy
+from agentbus.message.current import handling
 from agentbus.message.durations import Duration, milliseconds
 from agentbus.message.message import Message
 from agentbus.message.topics import check_name, parse_address, parse_inbox
@@ -247,7 +248,9 @@ class Bus:
 
         def composed(topic: AnyTopic, body: Any, options: dict[str, Any]) -> Outgoing:
             given = cast("PublishOptions", options)
-            return compose(self._sender, topic, body, given, self.settings.publisher.message_bytes)
+            # What recurs has no one cause, even when a handler adds it.
+            with handling(None):
+                return compose(self._sender, topic, body, given, self.settings.publisher.message_bytes)
 
         return Schedules(
             ScheduleStore(broker, prefix, self.settings.publisher.address_limit),
@@ -340,11 +343,16 @@ class Bus:
     def dead_letters(self) -> DeadLetters:
         """Messages that failed for good: list, retry, edit, resolve and drop them."""
         limit = self.settings.publisher.message_bytes
+
+        def composed(topic: str, body: Any) -> bytes:
+            with handling(None):
+                return compose(self._sender, topic, body, {}, limit).text
+
         return DeadLetters(
             self.rooms.broker,
             self.settings.prefix,
             self._sender.agent or "anonymous",
-            lambda topic, body: compose(self._sender, topic, body, {}, limit).text,
+            composed,
             limit,
         )
 

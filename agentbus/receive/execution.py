@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from agentbus.errors import BrokerError, Defer, InvalidValue, MalformedMessage, Reject
-from agentbus.message.address_policy import Policy
+from agentbus.broker.keys import GROUP
+from agentbus.errors import BrokerError, Defer, InvalidValue, LoopDetected, MalformedMessage, Reject
+from agentbus.message.address_policy import LOOP_LIMITS, Policy
 from agentbus.message.codec import decode
+from agentbus.message.current import HANDLED
 from agentbus.message.durations import milliseconds
 from agentbus.message.message import Message
 from agentbus.message.policy import Retry
@@ -27,6 +29,10 @@ from agentbus.receive.context import Context, Publish
 from agentbus.receive.delivery import Answer, Delivery
 from agentbus.receive.handlers import Handler
 from agentbus.receive.outcome import EXPIRED, PASSED_ON, PROCESSED, Kind, Outcome, storable
+from agentbus.tracing.spans import Tracing, note_failure, processing
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span, Tracer
 
 _logger = logging.getLogger("agentbus")
 #: A type without a handler is handed back this often while others serve the address …
@@ -56,6 +62,7 @@ class Execution:
         self._agent = agent
         self._around = around
         self._threads: ThreadPoolExecutor | None = None
+        self._tracing = Tracing()
         #: Nothing goes around the handlers.
         self._direct = not agent.middleware
         self._call: Callable[[Delivery], Awaitable[Any]] = self._innermost
@@ -78,11 +85,21 @@ class Execution:
                 {"message_id": f"entry-{delivery.entry_id}", "message_type": "unknown"}
             )
             return Outcome(Kind.DEAD, reason="malformed", detail=str(error))
+        if (hops := delivery.message.hops) and (came_round := self._came_round(delivery, hops)):
+            return came_round
         if delivery.state:
             expires = delivery.state.get("expires")
             if isinstance(expires, (int, float)) and expires <= self._around.server_ms():
                 return EXPIRED
         return None
+
+    def _came_round(self, delivery: Delivery, hops: int) -> Outcome | None:
+        """Publishing refuses it before; this is for what came by another door, by hand for example."""
+        policy = self._around.policy(delivery.address, delivery.message.message_type)
+        most = LOOP_LIMITS[0] if policy.max_hops is None else policy.max_hops
+        if not most or hops <= most:
+            return None
+        return Outcome(Kind.DEAD, reason="loop", detail=f"{hops} handlers in a row led to it; {most} may")
 
     async def run(self, delivery: Delivery) -> Outcome:
         """Return how the delivery ended; never raises, except when the delivery was revoked."""
@@ -90,7 +107,7 @@ class Execution:
         if outcome is None:
             if (delivery.source.at_most_once or delivery.message.delivery) and self.at_most_once(delivery):
                 return await self._handle_once(delivery)
-            outcome = await self._handle(delivery)
+            outcome = await self._begin(delivery)
         # The handler may have settled by itself, and answered with it.
         if delivery.outcome is not None:
             return delivery.outcome
@@ -110,11 +127,24 @@ class Execution:
             # The work was done: an answer that cannot be sent must not make it be done again.
             _logger.warning("no answer to %s: %s", delivery.message.message_id, error)
 
-    async def _handle(self, delivery: Delivery) -> Outcome:
+    def _begin(self, delivery: Delivery) -> Coroutine[Any, Any, Outcome]:
+        tracer = self._tracing.tracer()
+        return self._handle(delivery) if tracer is None else self._handle_traced(tracer, delivery)
+
+    async def _handle_traced(self, tracer: Tracer, delivery: Delivery) -> Outcome:
+        message, agent = delivery.message, self._agent.name
+        with processing(tracer, message, delivery.address, agent, GROUP, delivery.attempt) as span:
+            outcome = await self._handle(delivery, span)
+            if outcome.reason == "no_handler":
+                note_failure(span, None, outcome.reason, outcome.detail)
+            return outcome
+
+    async def _handle(self, delivery: Delivery, span: Span | None = None) -> Outcome:
         handler = self._agent.handler_for(delivery.message.message_type)
         if handler is None:
             return self._without_handler(delivery)
         try:
+            HANDLED.set(delivery.message)
             if handler.plain and self._direct:
                 result = await handler.function(delivery.message.content)
             else:
@@ -126,16 +156,20 @@ class Execution:
             # Not this runner was cancelled but something the handler awaited. Passed on, it would end the
             # runner without a word, and after a few of these nobody would run anything.
             return self.failed(delivery, RuntimeError("something that the handler awaited was cancelled"))
-        except MalformedMessage as error:
-            return Outcome(Kind.DEAD, reason="invalid", detail=str(error))
         except Exception as error:
+            if span is not None and not isinstance(error, Defer):
+                note_failure(span, error, "failed", storable(error))
+            if isinstance(error, MalformedMessage):
+                return Outcome(Kind.DEAD, reason="invalid", detail=str(error))
             return self.failed(delivery, error)
+        finally:
+            HANDLED.set(None)
         return PROCESSED if result is None else Outcome(Kind.PROCESSED, reply=result)
 
     async def _handle_once(self, delivery: Delivery) -> Outcome:
         """Settle first, handle then: a crash or a failure loses the message, and it never runs twice."""
         await delivery.settle_first()
-        outcome = await self._handle(delivery)
+        outcome = await self._begin(delivery)
         if outcome.kind is not Kind.PROCESSED:
             _logger.warning(
                 "%s was handled without acknowledgement and failed: %s %s",
@@ -161,6 +195,9 @@ class Execution:
         if isinstance(error, Reject):
             most = self._retry_policy(delivery).max_retries
             return Outcome(Kind.DEAD, reason="rejected", detail=storable(error.reason), max_retries=most)
+        if isinstance(error, LoopDetected):
+            # Another attempt would send the same again.
+            return Outcome(Kind.DEAD, reason="loop", detail=storable(error))
         if isinstance(error, Defer):
             try:
                 return Outcome(Kind.DEFERRED, milliseconds(error.delay, "delay"), "deferred")  # type: ignore[arg-type]

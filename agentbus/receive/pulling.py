@@ -7,9 +7,11 @@ import contextlib
 import time
 import weakref
 from collections.abc import AsyncGenerator
+from types import TracebackType
 from typing import Any
 
 from agentbus.events import Events
+from agentbus.message.current import HANDLED
 from agentbus.message.durations import Duration, readable, seconds
 from agentbus.receive.delivery import Delivery
 from agentbus.receive.incarnation import Incarnation
@@ -24,7 +26,7 @@ class PulledDelivery(Delivery):
     without settling hands it back, with a warning.
     """
 
-    __slots__ = ("__weakref__", "_inner")
+    __slots__ = ("__weakref__", "_before", "_inner")
 
     def __init__(self, inner: Delivery) -> None:
         self._inner = inner
@@ -44,6 +46,18 @@ class PulledDelivery(Delivery):
 
     async def _settle(self, outcome: Any) -> None:
         await self._inner._settle(outcome)
+
+    async def __aenter__(self) -> PulledDelivery:
+        # What the block sends is caused by this message, as if a handler sent it.
+        self._before = HANDLED.get()
+        HANDLED.set(self.message)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        HANDLED.set(self._before)
+        await super().__aexit__(kind, error, trace)
 
 
 class Puller:

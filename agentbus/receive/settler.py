@@ -11,10 +11,12 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from agentbus.broker.inbox import Burial, Inbox
+from agentbus.broker.keys import GROUP
 from agentbus.broker.wake import Announcer
 from agentbus.errors import BrokerError, BrokerOutOfMemory, BrokerUnavailable, StaleDelivery
 from agentbus.events import Events
@@ -22,6 +24,7 @@ from agentbus.message.backoff import Backoff
 from agentbus.receive.delivery import Delivery, Source
 from agentbus.receive.execution import Execution
 from agentbus.receive.outcome import Kind, Outcome
+from agentbus.tracing.spans import Tracing, settling
 
 _MOST_IN_BATCH = 1_000
 _MOST_AT_ONCE = 8
@@ -62,6 +65,7 @@ class Settler:
         self._idle = asyncio.Event()
         self._idle.set()
         self._failure: BaseException | None = None
+        self._tracing = Tracing()
 
     # --- what the runners call ---
 
@@ -148,12 +152,26 @@ class Settler:
         return list(batches.items())
 
     async def _settle_batch(self, inbox: Inbox, batch: Mapping[int, list[bytes]]) -> None:
-        await self._until_answered(lambda: inbox.settle(self._consumer, Kind.PROCESSED, batch))
+        with self._span(inbox, batch):
+            await self._until_answered(lambda: inbox.settle(self._consumer, Kind.PROCESSED, batch))
         for source in self._sources:
             if source.inbox is inbox and source.index in batch:
                 for entry_id in batch[source.index]:
                     source.held.pop(entry_id, None)
                 self._confirm(len(batch[source.index]))
+
+    def _span(self, inbox: Inbox, batch: Mapping[int, list[bytes]]) -> AbstractContextManager[None]:
+        tracer = self._tracing.tracer()
+        if tracer is None:
+            return nullcontext()
+        messages = [
+            source.held[entry_id].message
+            for source in self._sources
+            if source.inbox is inbox
+            for entry_id in batch.get(source.index, ())
+            if entry_id in source.held
+        ]
+        return settling(tracer, messages, inbox.address, GROUP)
 
     def _start_others(self) -> None:
         while self._others and len(self._sending) < _MOST_AT_ONCE:

@@ -33,6 +33,8 @@ from agentbus.send.stored import Stored
 #: The type of an answer, and of the word that there will be none.
 REPLY, FAILURE = "reply", "failure"
 _RENEW_INTERVAL = 60.0
+#: Fields of a request that its answer has too.
+_CARRIED_BACK = ("session_id", "project", "trace")
 
 
 class Requests:
@@ -200,6 +202,7 @@ class Answers:
                 "timestamp": datetime.now(UTC),
                 "correlation_id": request.correlation_id or request.message_id,
                 "causation_id": request.message_id,
+                **{name: request.envelope[name] for name in _CARRIED_BACK if request.envelope.get(name)},
                 "reply_to": request.reply_to,
                 "body": encode_body(content if failure is None else failure, None, None),
             },
