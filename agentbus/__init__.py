@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         WrongKeyType,
     )
     from agentbus.events import Event, Events
+    from agentbus.history.conversation import ConversationTrace, Turn
     from agentbus.history.entry import HistoryEntry, HistoryGap, HistoryPage
     from agentbus.history.query import HistoryFilters
     from agentbus.message.address_policy import Policy
@@ -89,6 +90,7 @@ _HOMES = {
         "UnsafeBroker WrongKeyType "
     ),
     "agentbus.events": "Event Events",
+    "agentbus.history.conversation": "ConversationTrace Turn",
     "agentbus.history.entry": "HistoryEntry HistoryGap HistoryPage",
     "agentbus.history.query": "HistoryFilters",
     "agentbus.message.address_policy": "Policy",
@@ -143,6 +145,7 @@ __all__ = [
     "ChannelStatus",
     "ConfigurationError",
     "Context",
+    "ConversationTrace",
     "DeadLetter",
     "DeadLetterError",
     "DeadLetterFilter",
@@ -196,6 +199,7 @@ __all__ = [
     "Subscriber",
     "Topic",
     "Trace",
+    "Turn",
     "UnsafeBroker",
     "WrongKeyType",
 ]

@@ -25,6 +25,7 @@ from agentbus.declarations import Declarations
 from agentbus.errors import AgentBusError, ConfigurationError
 from agentbus.events import Events
 from agentbus.history.archived import LazyArchive
+from agentbus.history.conversation import ConversationTrace, trace_conversation
 from agentbus.history.entry import HistoryPage
 from agentbus.history.history import History
 from agentbus.history.query import HistoryFilters
@@ -383,6 +384,17 @@ class Bus:
         broker, prefix = self.rooms.broker, self.settings.prefix
         searched = [parse_address(address)] if address else await known_addresses(broker, prefix)
         return await trace_message(broker, prefix, message_id, searched)
+
+    async def trace_conversation(self, correlation_id: str, address: str | None = None) -> ConversationTrace:
+        """Return every message of a conversation that is left, each after its cause, with how it ended.
+
+        ``correlation_id`` is also the id of the message that began it. Without an address every address in
+        use is searched, which reads all they hold, and the archive where there is one; ``missing``, ``more``
+        and ``archive`` of the result say what is known to be missing.
+        """
+        broker, prefix = self.rooms.broker, self.settings.prefix
+        searched = [parse_address(address)] if address else await known_addresses(broker, prefix)
+        return await trace_conversation(broker, prefix, correlation_id, searched, self.rooms.archive)
 
     async def history(
         self,

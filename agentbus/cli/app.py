@@ -87,7 +87,7 @@ app.command("tail", short_help="Look at messages without taking them.")(tail.tai
 app.command("inbox", short_help="Show what an inbox holds, and its ledger.")(inbox.inbox)
 app.command("status", short_help="Show how the whole bus does.")(status.status)
 app.command("history", short_help="Show what became of the messages of an address.")(history.history)
-app.command("trace", short_help="Show every place and outcome of one message.")(trace.trace)
+app.command("trace", short_help="Show what became of one message, or a whole conversation.")(trace.trace)
 app.add_typer(archive.archive, name="archive", short_help="See how far the archive is; turn it off.")
 app.add_typer(dlq.dlq, name="dlq", short_help="Look at dead letters; retry, mend, resolve or drop them.")
 app.command("doctor", short_help="Find out what is wrong, and what to do.")(doctor.doctor)

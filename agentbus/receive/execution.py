@@ -11,6 +11,7 @@ import contextvars
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -131,9 +132,17 @@ class Execution:
         tracer = self._tracing.tracer()
         return self._handle(delivery) if tracer is None else self._handle_traced(tracer, delivery)
 
-    async def _handle_traced(self, tracer: Tracer, delivery: Delivery) -> Outcome:
+    def span(self, delivery: Delivery) -> AbstractContextManager[object]:
+        """Return the span of a delivery that somebody handles elsewhere."""
+        tracer = self._tracing.tracer()
+        return nullcontext() if tracer is None else self._span(tracer, delivery)
+
+    def _span(self, tracer: Tracer, delivery: Delivery) -> AbstractContextManager[Span]:
         message, agent = delivery.message, self._agent.name
-        with processing(tracer, message, delivery.address, agent, GROUP, delivery.attempt) as span:
+        return processing(tracer, message, delivery.address, agent, GROUP, delivery.attempt)
+
+    async def _handle_traced(self, tracer: Tracer, delivery: Delivery) -> Outcome:
+        with self._span(tracer, delivery) as span:
             outcome = await self._handle(delivery, span)
             if outcome.reason == "no_handler":
                 note_failure(span, None, outcome.reason, outcome.detail)

@@ -7,6 +7,7 @@ import contextlib
 import time
 import weakref
 from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
@@ -26,10 +27,12 @@ class PulledDelivery(Delivery):
     without settling hands it back, with a warning.
     """
 
-    __slots__ = ("__weakref__", "_before", "_inner")
+    __slots__ = ("__weakref__", "_before", "_inner", "_span")
 
-    def __init__(self, inner: Delivery) -> None:
+    def __init__(self, inner: Delivery, span: AbstractContextManager[object]) -> None:
         self._inner = inner
+        #: Open while the caller is in the delivery's block.
+        self._span = span
         self.source, self.entry, self.arrived = inner.source, inner.entry, inner.arrived
         self.state, self.message, self._settler = inner.state, inner.message, inner._settler
         self.answered, self.suspect = inner.answered, inner.suspect
@@ -51,12 +54,14 @@ class PulledDelivery(Delivery):
         # What the block sends is caused by this message, as if a handler sent it.
         self._before = HANDLED.get()
         HANDLED.set(self.message)
+        self._span.__enter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         HANDLED.set(self._before)
+        self._span.__exit__(kind, error, trace)
         await super().__aexit__(kind, error, trace)
 
 
@@ -152,7 +157,7 @@ class Puller:
             ended.cancel()
 
     def _hand_out(self, incarnation: Incarnation, inner: Delivery) -> PulledDelivery:
-        pulled = PulledDelivery(inner)
+        pulled = PulledDelivery(inner, self._subscriber.execution.span(inner))
         loop = asyncio.get_running_loop()
         finished = _Finish(incarnation, inner)
         timeout = self._patience(inner)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import orjson
 
 from agentbus.message.address_policy import LOOP_LIMITS
 from agentbus.send.stored import Waiting
@@ -45,7 +46,7 @@ def freeze(parts: Sequence[Waiting]) -> Batch:
     return Batch(
         parts=parts,
         lanes="".join([_DIGITS[part.outgoing.lane] for part in parts]),
-        options=json.dumps(options) if options else "",
+        options=orjson.dumps(options).decode() if options else "",
         texts=texts,
         size=sum(map(len, texts)),
     )

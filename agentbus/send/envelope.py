@@ -148,7 +148,7 @@ def compose(
     option = _script_option(sender, message_id, options)
     _fill(envelope, options)
     if cause is not None:
-        option = _guarded(option or {"id": message_id}, cause, sender, envelope)
+        option = _guarded(option or {}, cause, sender, envelope)
     if option is not None and "key" in option:
         option["digest"] = _digest(topic, envelope, options)
     durability = check_durability(options["durability"]) if "durability" in options else None

@@ -41,7 +41,7 @@ redis.call('HGET', KEYS[2], 'accepted')
 local room = limit - redis.call('XLEN', KEYS[3])
 local options = ARGV[5] ~= '' and cjson.decode(ARGV[5]) or nil
 local now = options and now_ms()
-local loops = options and options.loops and loop_limits(KEYS[6], options.loops)
+local loops = options and options.loops and loop_guard(KEYS[6], KEYS[7], KEYS[8], options.loops, now)
 local refused, any_refused = {}, false
 local results = {'stored', 1, durability}
 local accepted = 0
@@ -63,10 +63,7 @@ end
 for i = 1, count do
   local option = options and options[tostring(i)]
   local seen = option and option.key and seen_key(option)
-  local looping, noted
-  if loops and option and option.pair and not seen then
-    looping, noted = loop_refusal(KEYS[7], KEYS[8], loops(ARGV[5 + i]), now, option)
-  end
+  local looping = option and option.pair and not seen and loops.refusal(option, ARGV[5 + i])
   local stored
   if room <= 0 then
     stored = '!full'
@@ -77,7 +74,7 @@ for i = 1, count do
     if failed(stored) then
       stored = '!error ' .. KEYS[3] .. ': ' .. stored.err
     else
-      if noted then count_loop(option.pair, noted) end
+      if option and option.pair then loops.count(option) end
       if option and option.key then
         remember_in_window(KEYS[4], KEYS[5], window, now, option.key, option.digest, 'log ' .. stored)
       end
@@ -95,6 +92,7 @@ end
 
 redis.call('SET', KEYS[1],
   string.format('%d %d %s', first, first + count - 1, any_refused and cjson.encode(refused) or ''), 'PX', record_ms)
+if loops then loops.finish() end
 if accepted > 0 then
   redis.call('HINCRBY', KEYS[2], 'accepted', accepted)
   redis.call('HINCRBY', KEYS[2], 'added:log', accepted)

@@ -51,7 +51,7 @@ if first ~= last + 1 then return {'gap', last} end
 
 local options = ARGV[6] ~= '' and cjson.decode(ARGV[6]) or nil
 local now = (options or default_ttl or topic_ttls) and now_ms()
-local loops = options and options.loops and loop_limits(KEYS[15], options.loops)
+local loops = options and options.loops and loop_guard(KEYS[15], KEYS[16], KEYS[17], options.loops, now)
 local refused, any_refused = {}, false
 local added = {0, 0, 0, 0, 0}
 local results = {'stored', served, durability}
@@ -93,11 +93,8 @@ local function store_special(option, lane, message, policy_ttl)
   if option.strict and served == 0 then return '!unknown' end
   local seen = seen_key(option)
   if seen then return '!' .. seen end
-  local looping, noted
-  if loops and option.pair then
-    looping, noted = loop_refusal(KEYS[16], KEYS[17], loops(message), now, option)
-    if looping then return '!' .. looping end
-  end
+  local looping = option.pair and loops.refusal(option, message)
+  if looping then return '!' .. looping end
   local state = {}
   local ttl = option.ttl or policy_ttl
   if ttl then state.expires = now + ttl end
@@ -106,14 +103,14 @@ local function store_special(option, lane, message, policy_ttl)
     if state.expires and state.expires <= due then return '!expires' end
     local stored = store_delayed(option, lane, message, state, due)
     if failed(stored) then return stored end
-    if noted then count_loop(option.pair, noted) end
+    if option.pair then loops.count(option) end
     remember_key(option, stored, true)
     return string.format('%s %.0f', stored, due)
   end
   local stored = add_entry(KEYS[9 + lane], message, state)
   if not failed(stored) then
     added[lane] = added[lane] + 1
-    if noted then count_loop(option.pair, noted) end
+    if option.pair then loops.count(option) end
     remember_key(option, NAMES[lane] .. ' ' .. stored, false)
   end
   return stored
@@ -145,6 +142,7 @@ end
 
 redis.call('SET', KEYS[1],
   string.format('%d %d %s', first, first + count - 1, any_refused and cjson.encode(refused) or ''), 'PX', record_ms)
+if loops then loops.finish() end
 if accepted > 0 then redis.call('HINCRBY', KEYS[2], 'accepted', accepted) end
 for lane = 1, 5 do
   if added[lane] > 0 then
