@@ -34,7 +34,9 @@ if TYPE_CHECKING:
         NoBroker,
         NoSuchAddress,
         NoSuchAgent,
+        NoSuchCursor,
         NoSuchDeadLetter,
+        NoSuchMessage,
         NoSuchSchedule,
         PolicyConflict,
         PublisherClosed,
@@ -82,8 +84,8 @@ _HOMES = {
         "BrokerOutOfMemory BrokerRefused BrokerUnavailable ConfigurationError "
         "DeadLetterError DeadLetterResolved Defer "
         "DeliveryError DurabilityUnavailable GroupMissing InvalidTopic InvalidValue "
-        "KeyConflict LoopDetected MalformedMessage NoBroker NoSuchAddress NoSuchAgent NoSuchDeadLetter "
-        "NoSuchSchedule "
+        "KeyConflict LoopDetected MalformedMessage NoBroker NoSuchAddress NoSuchAgent NoSuchCursor "
+        "NoSuchDeadLetter NoSuchMessage NoSuchSchedule "
         "PolicyConflict "
         "PublisherClosed PublishError PublishRefused PublishTimeout QueueFull "
         "Reject RequestError RequestFailed RequestTimeout StaleDelivery "
@@ -174,7 +176,9 @@ __all__ = [
     "NoBroker",
     "NoSuchAddress",
     "NoSuchAgent",
+    "NoSuchCursor",
     "NoSuchDeadLetter",
+    "NoSuchMessage",
     "NoSuchSchedule",
     "Policy",
     "PolicyConflict",

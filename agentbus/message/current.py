@@ -12,14 +12,20 @@ from contextvars import ContextVar
 
 from agentbus.message.message import Message
 
-#: None outside of handlers.
-HANDLED: ContextVar[Message | None] = ContextVar("agentbus_handled", default=None)
+#: The message and the name of the agent that handles it; None outside of handlers.
+HANDLED: ContextVar[tuple[Message, str] | None] = ContextVar("agentbus_handled", default=None)
+
+
+def current_message() -> Message | None:
+    """Return the message that is handled; None outside of handlers."""
+    handled = HANDLED.get()
+    return None if handled is None else handled[0]
 
 
 @contextmanager
-def handling(message: Message | None) -> Iterator[None]:
+def handling(message: Message | None, agent: str = "") -> Iterator[None]:
     """Count what is sent inside as caused by ``message``; None: by nothing."""
-    token = HANDLED.set(message)
+    token = HANDLED.set(None if message is None else (message, agent))
     try:
         yield
     finally:

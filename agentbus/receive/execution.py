@@ -11,13 +11,13 @@ import contextvars
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from agentbus.broker.keys import GROUP
+from agentbus.broker.inbox import FATAL_CRASHES
 from agentbus.errors import BrokerError, Defer, InvalidValue, LoopDetected, MalformedMessage, Reject
 from agentbus.message.address_policy import LOOP_LIMITS, Policy
 from agentbus.message.codec import decode
@@ -30,10 +30,11 @@ from agentbus.receive.context import Context, Publish
 from agentbus.receive.delivery import Answer, Delivery
 from agentbus.receive.handlers import Handler
 from agentbus.receive.outcome import EXPIRED, PASSED_ON, PROCESSED, Kind, Outcome, storable
-from agentbus.tracing.spans import Tracing, note_failure, processing
+from agentbus.receive.spans import DeliverySpans
+from agentbus.tracing.spans import note_failure
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Span, Tracer
+    from opentelemetry.trace import Span
 
 _logger = logging.getLogger("agentbus")
 #: A type without a handler is handed back this often while others serve the address …
@@ -63,7 +64,8 @@ class Execution:
         self._agent = agent
         self._around = around
         self._threads: ThreadPoolExecutor | None = None
-        self._tracing = Tracing()
+        #: Opens the spans of what this agent handles.
+        self.spans = DeliverySpans(agent.name)
         #: Nothing goes around the handlers.
         self._direct = not agent.middleware
         self._call: Callable[[Delivery], Awaitable[Any]] = self._innermost
@@ -86,6 +88,8 @@ class Execution:
                 {"message_id": f"entry-{delivery.entry_id}", "message_type": "unknown"}
             )
             return Outcome(Kind.DEAD, reason="malformed", detail=str(error))
+        if delivery.source.is_channel:
+            return self._open_from_channel(delivery)
         if (hops := delivery.message.hops) and (came_round := self._came_round(delivery, hops)):
             return came_round
         if delivery.state:
@@ -96,11 +100,43 @@ class Execution:
 
     def _came_round(self, delivery: Delivery, hops: int) -> Outcome | None:
         """Publishing refuses it before; this is for what came by another door, by hand for example."""
+        if delivery.message.channel is not None:
+            # By way of a channel, whose own limit it was measured by.
+            return None
         policy = self._around.policy(delivery.address, delivery.message.message_type)
         most = LOOP_LIMITS[0] if policy.max_hops is None else policy.max_hops
         if not most or hops <= most:
             return None
         return Outcome(Kind.DEAD, reason="loop", detail=f"{hops} handlers in a row led to it; {most} may")
+
+    def _open_from_channel(self, delivery: Delivery) -> Outcome | None:
+        """Pass by what is not for this agent; guard against what expired and what kills its owners.
+
+        An inbox does the latter two where the message lies. The log is everybody's: nobody ends it there.
+        """
+        message = delivery.message
+        handler = self._agent.channel_handler(delivery.address, message.message_type)
+        own = message.from_agent == self._agent.name
+        # With recipients it stands here for the record: those who are named have it in their inboxes.
+        if handler is None or message.recipients or (own and not handler.include_own):
+            return PROCESSED
+        ttl = message.ttl
+        if ttl is not None and delivery.entered_ms + ttl * 1000 <= self._around.server_ms():
+            return EXPIRED
+        if delivery.state.get("crashes", 0) >= FATAL_CRASHES:
+            return Outcome(Kind.DEAD, reason="crashed", detail="its owners died while running it")
+        return None
+
+    def _handler(self, delivery: Delivery) -> Handler | None:
+        """Return who handles a delivery; what came from a channel by way of the inbox is that channel's."""
+        message = delivery.message
+        if delivery.source.is_channel:
+            return self._agent.channel_handler(delivery.address, message.message_type)
+        if message.channel is not None and not message.recipients:
+            found = self._agent.channel_handler(message.channel, message.message_type)
+            if found is not None:
+                return found
+        return self._agent.handler_for(message.message_type)
 
     async def run(self, delivery: Delivery) -> Outcome:
         """Return how the delivery ended; never raises, except when the delivery was revoked."""
@@ -129,31 +165,22 @@ class Execution:
             _logger.warning("no answer to %s: %s", delivery.message.message_id, error)
 
     def _begin(self, delivery: Delivery) -> Coroutine[Any, Any, Outcome]:
-        tracer = self._tracing.tracer()
-        return self._handle(delivery) if tracer is None else self._handle_traced(tracer, delivery)
+        span = self.spans.of(delivery)
+        return self._handle(delivery) if span is None else self._handle_in(span, delivery)
 
-    def span(self, delivery: Delivery) -> AbstractContextManager[object]:
-        """Return the span of a delivery that somebody handles elsewhere."""
-        tracer = self._tracing.tracer()
-        return nullcontext() if tracer is None else self._span(tracer, delivery)
-
-    def _span(self, tracer: Tracer, delivery: Delivery) -> AbstractContextManager[Span]:
-        message, agent = delivery.message, self._agent.name
-        return processing(tracer, message, delivery.address, agent, GROUP, delivery.attempt)
-
-    async def _handle_traced(self, tracer: Tracer, delivery: Delivery) -> Outcome:
-        with self._span(tracer, delivery) as span:
+    async def _handle_in(self, opened: AbstractContextManager[Span], delivery: Delivery) -> Outcome:
+        with opened as span:
             outcome = await self._handle(delivery, span)
             if outcome.reason == "no_handler":
                 note_failure(span, None, outcome.reason, outcome.detail)
             return outcome
 
     async def _handle(self, delivery: Delivery, span: Span | None = None) -> Outcome:
-        handler = self._agent.handler_for(delivery.message.message_type)
+        handler = self._handler(delivery)
         if handler is None:
             return self._without_handler(delivery)
         try:
-            HANDLED.set(delivery.message)
+            HANDLED.set((delivery.message, self._agent.name))
             if handler.plain and self._direct:
                 result = await handler.function(delivery.message.content)
             else:
@@ -223,12 +250,12 @@ class Execution:
 
     def _retry_policy(self, delivery: Delivery) -> Retry:
         """The message's own options win, then the handler's, the topic's, the address's, the agent's."""
-        message_type = delivery.message.message_type
-        handler = self._agent.handler_for(message_type)
+        handler = self._handler(delivery)
         if handler is not None and handler.retry is not None:
             policy = handler.retry
         else:
-            policy = self._around.policy(delivery.address, message_type).retry(self._agent.retry)
+            declared = self._around.policy(delivery.address, delivery.message.message_type)
+            policy = declared.retry(self._agent.retry)
         return _with_options(policy, delivery.message)
 
     def at_most_once(self, delivery: Delivery) -> bool:
@@ -242,8 +269,10 @@ class Execution:
     # --- the call ---
 
     async def _innermost(self, delivery: Delivery) -> Any:
-        handler = self._agent.handler_for(delivery.message.message_type)
-        assert handler is not None, "the route was found before"
+        handler = self._handler(delivery)
+        if handler is None:
+            # Taken away while the message waited for middleware.
+            raise Defer(BOUNCE_DELAY_MS / 1000)
         context: Context | None = None
 
         def make_context(of: Delivery) -> Context:

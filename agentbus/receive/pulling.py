@@ -27,10 +27,11 @@ class PulledDelivery(Delivery):
     without settling hands it back, with a warning.
     """
 
-    __slots__ = ("__weakref__", "_before", "_inner", "_span")
+    __slots__ = ("__weakref__", "_agent", "_before", "_inner", "_span")
 
-    def __init__(self, inner: Delivery, span: AbstractContextManager[object]) -> None:
+    def __init__(self, inner: Delivery, agent: str, span: AbstractContextManager[object]) -> None:
         self._inner = inner
+        self._agent = agent
         #: Open while the caller is in the delivery's block.
         self._span = span
         self.source, self.entry, self.arrived = inner.source, inner.entry, inner.arrived
@@ -53,7 +54,7 @@ class PulledDelivery(Delivery):
     async def __aenter__(self) -> PulledDelivery:
         # What the block sends is caused by this message, as if a handler sent it.
         self._before = HANDLED.get()
-        HANDLED.set(self.message)
+        HANDLED.set((self.message, self._agent))
         self._span.__enter__()
         return self
 
@@ -157,7 +158,9 @@ class Puller:
             ended.cancel()
 
     def _hand_out(self, incarnation: Incarnation, inner: Delivery) -> PulledDelivery:
-        pulled = PulledDelivery(inner, self._subscriber.execution.span(inner))
+        subscriber = self._subscriber
+        span = subscriber.execution.spans.of(inner) or contextlib.nullcontext()
+        pulled = PulledDelivery(inner, subscriber.agent.name, span)
         loop = asyncio.get_running_loop()
         finished = _Finish(incarnation, inner)
         timeout = self._patience(inner)

@@ -11,20 +11,19 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from agentbus.broker.inbox import Burial, Inbox
-from agentbus.broker.keys import GROUP
+from agentbus.broker.inbox import Burial
 from agentbus.broker.wake import Announcer
 from agentbus.errors import BrokerError, BrokerOutOfMemory, BrokerUnavailable, StaleDelivery
 from agentbus.events import Events
 from agentbus.message.backoff import Backoff
+from agentbus.message.message import Message
 from agentbus.receive.delivery import Delivery, Source
 from agentbus.receive.execution import Execution
 from agentbus.receive.outcome import Kind, Outcome
-from agentbus.tracing.spans import Tracing, settling
+from agentbus.receive.place import Place
 
 _MOST_IN_BATCH = 1_000
 _MOST_AT_ONCE = 8
@@ -65,7 +64,6 @@ class Settler:
         self._idle = asyncio.Event()
         self._idle.set()
         self._failure: BaseException | None = None
-        self._tracing = Tracing()
 
     # --- what the runners call ---
 
@@ -139,9 +137,9 @@ class Settler:
             for inbox, batch in self._batches():
                 await self._settle_batch(inbox, batch)
 
-    def _batches(self) -> list[tuple[Inbox, dict[int, list[bytes]]]]:
+    def _batches(self) -> list[tuple[Place, dict[int, list[bytes]]]]:
         """Freeze what is finished, per inbox: a repeated settlement must name the same entries."""
-        batches: dict[Inbox, dict[int, list[bytes]]] = {}
+        batches: dict[Place, dict[int, list[bytes]]] = {}
         for source in self._sources:
             if source.finished:
                 ids = source.finished[:_MOST_IN_BATCH]
@@ -151,8 +149,8 @@ class Settler:
                 batches.setdefault(source.inbox, {})[source.index] = ids
         return list(batches.items())
 
-    async def _settle_batch(self, inbox: Inbox, batch: Mapping[int, list[bytes]]) -> None:
-        with self._span(inbox, batch):
+    async def _settle_batch(self, inbox: Place, batch: Mapping[int, list[bytes]]) -> None:
+        with self._execution.spans.settling(inbox.address, lambda: self._messages(inbox, batch)):
             await self._until_answered(lambda: inbox.settle(self._consumer, Kind.PROCESSED, batch))
         for source in self._sources:
             if source.inbox is inbox and source.index in batch:
@@ -160,18 +158,14 @@ class Settler:
                     source.held.pop(entry_id, None)
                 self._confirm(len(batch[source.index]))
 
-    def _span(self, inbox: Inbox, batch: Mapping[int, list[bytes]]) -> AbstractContextManager[None]:
-        tracer = self._tracing.tracer()
-        if tracer is None:
-            return nullcontext()
-        messages = [
+    def _messages(self, place: Place, batch: Mapping[int, list[bytes]]) -> list[Message]:
+        return [
             source.held[entry_id].message
             for source in self._sources
-            if source.inbox is inbox
+            if source.inbox is place
             for entry_id in batch.get(source.index, ())
             if entry_id in source.held
         ]
-        return settling(tracer, messages, inbox.address, GROUP)
 
     def _start_others(self) -> None:
         while self._others and len(self._sending) < _MOST_AT_ONCE:

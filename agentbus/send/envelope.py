@@ -118,9 +118,9 @@ def compose(
 
     Within a handler it continues the conversation of the message that is handled; what ``options`` say wins.
     """
-    cause = HANDLED.get()
-    if cause is not None:
-        options = _continued(cause, options)
+    handled = HANDLED.get()
+    if handled is not None:
+        options = _continued(handled[0], options)
     if isinstance(topic, Topic):
         check_body_type(body, topic.body)
         topic = topic.text
@@ -147,8 +147,8 @@ def compose(
     lane = check_priority(options.get("priority", "normal"))
     option = _script_option(sender, message_id, options)
     _fill(envelope, options)
-    if cause is not None:
-        option = _guarded(option or {}, cause, sender, envelope)
+    if handled is not None:
+        option = _guarded(option or {}, handled[0].hops + 1, handled[1] or sender.agent or "", envelope)
     if option is not None and "key" in option:
         option["digest"] = _digest(topic, envelope, options)
     durability = check_durability(options["durability"]) if "durability" in options else None
@@ -170,14 +170,14 @@ def _continued(cause: Message, options: PublishOptions) -> PublishOptions:
     return {**inherited, **options}
 
 
-def _guarded(
-    option: dict[str, Any], cause: Message, sender: Sender, envelope: dict[str, Any]
-) -> dict[str, Any]:
-    """Count the hop, and add what the script needs to recognize messages that go round for ever."""
-    envelope["hops"] = option["hops"] = cause.hops + 1
+def _guarded(option: dict[str, Any], hops: int, agent: str, envelope: dict[str, Any]) -> dict[str, Any]:
+    """Count the hop, and add what the script needs to recognize messages that go round for ever.
+
+    ``agent`` is who handles, not whose name it is sent in: agents of one process may share a bus.
+    """
+    envelope["hops"] = option["hops"] = hops
     conversation = envelope.get("correlation_id") or envelope["message_id"]
-    # Who handles it, not whose name it is sent in: agents of one process may share a bus.
-    pair = f"{cause.to_agent or sender.agent or ''}/{conversation}"
+    pair = f"{agent}/{conversation}"
     if len(pair) > _LONGEST_PAIR:
         pair = hashlib.blake2b(pair.encode("utf-8", "replace"), digest_size=16).hexdigest()
     option["pair"] = pair

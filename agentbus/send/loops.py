@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agentbus.errors import LoopDetected
-from agentbus.message.current import HANDLED
+from agentbus.message.current import current_message
 from agentbus.send.envelope import PublishOptions, Sender
 
 TOPIC = "system.errors.loop"
@@ -14,7 +14,7 @@ _LONGEST_DETAIL = 500
 
 def notice(sender: Sender, error: LoopDetected) -> tuple[dict[str, Any], PublishOptions]:
     """Return body and options of the notice; one for each sender, address and conversation."""
-    cause = HANDLED.get()
+    cause = current_message()
     body = {
         "reason": "loop",
         "address": error.address,

@@ -29,7 +29,7 @@ from agentbus.errors import (
 )
 from agentbus.events import Events
 from agentbus.message.backoff import Backoff
-from agentbus.message.current import HANDLED, handling
+from agentbus.message.current import current_message, handling
 from agentbus.message.durations import seconds
 from agentbus.message.policy import Durability, check_durability
 from agentbus.message.topics import Destination
@@ -147,7 +147,7 @@ class Publisher:
             with sending(tracer, str(topic), self._sender.agent, _conversation(options)) as span:
                 results = await self._publish_all(topic, bodies, {"trace": current_trace(), **options})
                 sent_batch(span, len(results))
-        if HANDLED.get() is not None:
+        if current_message() is not None:
             for error in [each for each in results if isinstance(each, LoopDetected)][:1]:
                 await self._tell_loop(self._sender, error)
         return results
@@ -282,6 +282,6 @@ class Publisher:
 
 def _conversation(options: PublishOptions) -> str | None:
     """Return the conversation that a message goes on with; None when it begins one."""
-    cause = HANDLED.get()
+    cause = current_message()
     caused = None if cause is None else cause.correlation_id or cause.message_id
     return options.get("correlation_id") or caused

@@ -11,7 +11,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, NoOpTracerProvider, ProxyTracerProvider, Span, SpanKind, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from agentbus.message.current import HANDLED
+from agentbus.message.current import current_message
 from agentbus.message.message import Message
 from agentbus.tracing import names
 
@@ -51,9 +51,10 @@ def sending(tracer: Tracer, topic: str, agent: str | None, conversation: str | N
     """
     attributes = {**_attributes(names.SEND, topic), **_known(agent, conversation)}
     parent = None
-    if HANDLED.get() is not None and not trace.get_current_span().get_span_context().is_valid:
+    cause = current_message()
+    if cause is not None and not trace.get_current_span().get_span_context().is_valid:
         # The handler was begun before anybody collected spans: its message knows the trace all the same.
-        parent = _context_of(HANDLED.get())
+        parent = _context_of(cause)
     with (
         tracer.start_as_current_span(
             f"send {topic}", context=parent, kind=SpanKind.PRODUCER, attributes=attributes
@@ -147,9 +148,9 @@ def _known(agent: str | None, conversation: str | None) -> dict[str, str | int]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _context_of(message: Message | None) -> Context:
+def _context_of(message: Message) -> Context:
     """Return the context that a message came with; what somebody wrote by hand and is none reads as empty."""
-    carried: Mapping[str, object] = {} if message is None else message.trace
+    carried: Mapping[str, object] = message.trace
     return _W3C.extract({name: value for name, value in carried.items() if isinstance(value, str)}, Context())
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from agentbus import Agent, Bus, Context, Message, Retry
 from agentbus.broker.keys import inbox_keys
-from agentbus.message.current import HANDLED
+from agentbus.message.current import current_message
 from agentbus.testing import BrokerForTests
 
 Unique = Callable[[str], str]
@@ -73,7 +73,7 @@ async def test_whatever_a_handler_calls_continues_the_conversation(bus: Bus, uni
             for cause in handled[:1]:
                 belongs_to(message, cause)
                 handled.clear()
-    assert HANDLED.get() is None
+    assert current_message() is None
     await bus.publish(f"agent.{onward}.own", 1)
     assert (await received(bus, onward)).causation_id is None
 
@@ -146,7 +146,7 @@ async def test_what_is_sent_while_a_pulled_delivery_is_in_hand_is_caused_by_it(
     async with delivery:
         await bus.publish(f"agent.{onward}.task", 1)
     belongs_to(await received(bus, onward), delivery.message)
-    assert HANDLED.get() is None
+    assert current_message() is None
 
 
 async def test_what_a_handler_schedules_begins_conversations_of_its_own(bus: Bus, unique: Unique) -> None:

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from agentbus import Context, Message
 from agentbus.broker.inbox import Inbox, RawEntry
-from agentbus.message.current import HANDLED
+from agentbus.message.current import current_message
 from agentbus.receive.delivery import Delivery, Source
 
 
@@ -22,7 +22,7 @@ def context(sent: list[dict[str, Any]], **fields: Any) -> Context:
     delivery.message = Message({"message_id": "m-1", "message_type": "task", **fields})
 
     async def publish(topic: Any, body: Any, **options: Any) -> None:
-        sent.append({"caused by": HANDLED.get(), **options})
+        sent.append({"caused by": current_message(), **options})
 
     async def reply(message: Message, body: Any) -> None: ...
 
@@ -34,7 +34,7 @@ async def test_what_it_publishes_is_caused_by_its_message_wherever_it_is_called(
     asked = context(sent, correlation_id="c-1")
     await asked.publish("agent.a.task", None, priority="high")
     assert sent == [{"caused by": asked.message, "priority": "high"}]
-    assert HANDLED.get() is None
+    assert current_message() is None
 
 
 async def test_it_is_cancelled_when_the_time_is_up_or_the_lease_is_lost() -> None:
