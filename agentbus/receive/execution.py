@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 _logger = logging.getLogger("agentbus")
+#: Bound once: it runs twice for each message.
+_set_handled = HANDLED.set
 #: A type without a handler is handed back this often while others serve the address …
 MOST_BOUNCES = 2
 #: … each time after this.
@@ -62,6 +64,7 @@ class Execution:
 
     def __init__(self, agent: Agent, around: Surroundings) -> None:
         self._agent = agent
+        self._name = agent.name
         self._around = around
         self._threads: ThreadPoolExecutor | None = None
         #: Opens the spans of what this agent handles.
@@ -90,7 +93,7 @@ class Execution:
             return Outcome(Kind.DEAD, reason="malformed", detail=str(error))
         if delivery.source.is_channel:
             return self._open_from_channel(delivery)
-        if (hops := delivery.message.hops) and (came_round := self._came_round(delivery, hops)):
+        if "hops" in delivery.message.envelope and (came_round := self._came_round(delivery)):
             return came_round
         if delivery.state:
             expires = delivery.state.get("expires")
@@ -98,11 +101,12 @@ class Execution:
                 return EXPIRED
         return None
 
-    def _came_round(self, delivery: Delivery, hops: int) -> Outcome | None:
+    def _came_round(self, delivery: Delivery) -> Outcome | None:
         """Publishing refuses it before; this is for what came by another door, by hand for example."""
         if delivery.message.channel is not None:
             # By way of a channel, whose own limit it was measured by.
             return None
+        hops = delivery.message.hops
         policy = self._around.policy(delivery.address, delivery.message.message_type)
         most = LOOP_LIMITS[0] if policy.max_hops is None else policy.max_hops
         if not most or hops <= most:
@@ -144,7 +148,10 @@ class Execution:
         if outcome is None:
             if (delivery.source.at_most_once or delivery.message.delivery) and self.at_most_once(delivery):
                 return await self._handle_once(delivery)
-            outcome = await self._begin(delivery)
+            if self.spans.collected:
+                outcome = await self._handle_traced(delivery)
+            else:
+                outcome = await self._handle(delivery)
         # The handler may have settled by itself, and answered with it.
         if delivery.outcome is not None:
             return delivery.outcome
@@ -164,25 +171,22 @@ class Execution:
             # The work was done: an answer that cannot be sent must not make it be done again.
             _logger.warning("no answer to %s: %s", delivery.message.message_id, error)
 
-    def _begin(self, delivery: Delivery) -> Coroutine[Any, Any, Outcome]:
-        span = self.spans.of(delivery)
-        return self._handle(delivery) if span is None else self._handle_in(span, delivery)
-
-    async def _handle_in(self, opened: AbstractContextManager[Span], delivery: Delivery) -> Outcome:
-        with opened as span:
+    async def _handle_traced(self, delivery: Delivery) -> Outcome:
+        with self.spans.of(delivery) or nullcontext() as span:
             outcome = await self._handle(delivery, span)
-            if outcome.reason == "no_handler":
+            if span is not None and outcome.reason == "no_handler":
                 note_failure(span, None, outcome.reason, outcome.detail)
             return outcome
 
     async def _handle(self, delivery: Delivery, span: Span | None = None) -> Outcome:
+        message = delivery.message
         handler = self._handler(delivery)
         if handler is None:
             return self._without_handler(delivery)
         try:
-            HANDLED.set((delivery.message, self._agent.name))
+            _set_handled((message, self._name))
             if handler.plain and self._direct:
-                result = await handler.function(delivery.message.content)
+                result = await handler.function(message.content)
             else:
                 result = await self._call(delivery)
         except asyncio.CancelledError:
@@ -199,13 +203,13 @@ class Execution:
                 return Outcome(Kind.DEAD, reason="invalid", detail=str(error))
             return self.failed(delivery, error)
         finally:
-            HANDLED.set(None)
+            _set_handled(None)
         return PROCESSED if result is None else Outcome(Kind.PROCESSED, reply=result)
 
     async def _handle_once(self, delivery: Delivery) -> Outcome:
         """Settle first, handle then: a crash or a failure loses the message, and it never runs twice."""
         await delivery.settle_first()
-        outcome = await self._begin(delivery)
+        outcome = await self._handle_traced(delivery)
         if outcome.kind is not Kind.PROCESSED:
             _logger.warning(
                 "%s was handled without acknowledgement and failed: %s %s",

@@ -22,10 +22,12 @@ class DeliverySpans:
     def __init__(self, agent: str) -> None:
         self._agent = agent
         self._tracing = Tracing()
+        #: Whether anybody does, as of the last settlement.
+        self.collected = self._tracing.tracer is not None
 
     def of(self, delivery: Delivery) -> AbstractContextManager[Span] | None:
         """Return the span of one attempt; None where nobody collects spans."""
-        tracer = self._tracing.tracer()
+        tracer = self._tracing.tracer
         if tracer is None:
             return None
         group = self._group(delivery.address)
@@ -33,9 +35,11 @@ class DeliverySpans:
 
     def settling(self, address: str, messages: Callable[[], list[Message]]) -> AbstractContextManager[None]:
         """Return the span of a settlement of many; nothing where nobody collects spans."""
-        tracer = self._tracing.tracer()
+        self._tracing.look()
+        tracer = self._tracing.tracer
         if tracer is None:
             return nullcontext()
+        self.collected = True
         return settling(tracer, messages(), address, self._group(address))
 
     def _group(self, address: str) -> str:

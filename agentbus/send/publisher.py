@@ -102,7 +102,7 @@ class Publisher:
         self, sender: Sender, topic: AnyTopic, body: Any, options: PublishOptions
     ) -> Coroutine[Any, Any, Stored]:
         """Send one message in the name of another agent of this process; see `publish`."""
-        tracer = self._tracing.tracer()
+        tracer = self._tracing.tracer
         if tracer is None:
             return self._publish(sender, topic, body, options)
         return self._publish_traced(tracer, sender, topic, body, options)
@@ -140,7 +140,7 @@ class Publisher:
         A message that was refused has its error in the list instead of a result, so that one refusal does
         not hide what happened to the others. A bad field or body raises before that message is sent.
         """
-        tracer = self._tracing.tracer()
+        tracer = self._tracing.tracer
         if tracer is None:
             results = await self._publish_all(topic, bodies, options)
         else:
@@ -245,6 +245,7 @@ class Publisher:
         self._buffer.add(len(outgoing.text))
         queue.add(waiting)
         if self._expiry is None:
+            self._tracing.look()
             self._expiry = asyncio.get_running_loop().call_later(_EXPIRY_INTERVAL, self._expire)
 
     def _open_queue(self, destination: Destination) -> AddressQueue:
@@ -273,6 +274,7 @@ class Publisher:
         """Give up for callers whose deadline has passed, however long the broker takes."""
         loop = asyncio.get_running_loop()
         now = loop.time()
+        self._tracing.look()
         for queue in self._queues.values():
             queue.expire(now)
         self._buffer.expire(now)

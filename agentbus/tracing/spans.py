@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -15,25 +14,23 @@ from agentbus.message.current import current_message
 from agentbus.message.message import Message
 from agentbus.tracing import names
 
-#: Seconds between looks for an SDK: asking the API costs more than all else that a plain message does here.
-_LOOK_INTERVAL = 1.0
 _W3C = TraceContextTextMapPropagator()
 
 
 class Tracing:
-    """Whether anybody collects spans. One that is set up later is noticed within a second."""
+    """Whether anybody collects spans. Asking costs a tenth of a message, so it is asked now and then."""
 
     def __init__(self) -> None:
-        self._tracer: Tracer | None = None
-        self._next_look = 0.0
+        #: What makes spans; None where nobody collects them.
+        self.tracer: Tracer | None = None
+        self.look()
 
-    def tracer(self) -> Tracer | None:
-        """Return what makes spans; None where nobody collects them."""
-        if self._tracer is None and time.monotonic() >= self._next_look:
-            self._next_look = time.monotonic() + _LOOK_INTERVAL
-            if not isinstance(trace.get_tracer_provider(), (ProxyTracerProvider, NoOpTracerProvider)):
-                self._tracer = trace.get_tracer("agentbus")
-        return self._tracer
+    def look(self) -> None:
+        """Notice an SDK that was set up meanwhile; one that is set up stays for the life of the process."""
+        if self.tracer is None:
+            provider = trace.get_tracer_provider()
+            if not isinstance(provider, (ProxyTracerProvider, NoOpTracerProvider)):
+                self.tracer = trace.get_tracer("agentbus")
 
 
 def current_trace() -> dict[str, str]:

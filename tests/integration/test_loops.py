@@ -22,6 +22,11 @@ from agentbus import (
 )
 from agentbus.broker.keys import channel_keys
 from agentbus.message.codec import decode
+from agentbus.message.current import handling
+from agentbus.send.batch import freeze
+from agentbus.send.envelope import Sender, compose
+from agentbus.send.stored import Waiting
+from agentbus.send.verdicts import verdicts
 from agentbus.testing import BrokerForTests
 from tests.agents.look import Look
 from tests.agents.waiting import eventually
@@ -109,6 +114,26 @@ async def test_a_pipeline_of_fifty_steps_passes(bus: Bus) -> None:
         await bus.publish("agent.stage-0.step", 0)
         assert await asyncio.wait_for(arrived, 20) == 50
     assert await notices(bus) == []
+
+
+async def test_many_agents_that_share_a_bus_and_answer_once_each_are_no_loop(bus: Bus) -> None:
+    def reviewer(number: int) -> Agent:
+        agent = Agent(f"reviewer-{number}")
+
+        @agent.on("channel.project.question")
+        async def answer(body: Any) -> None:
+            await bus.publish("agent.planner.objection", number)
+
+        return agent
+
+    async with bus.serving(*map(reviewer, range(25))):
+        await bus.publish("channel.project.question", "any objections?")
+        await eventually(lambda: _waiting(Look(bus, "planner"), 25))
+    assert bus.events.counts["loop"] == 0
+
+
+async def _waiting(look: Look, count: int) -> bool:
+    return await look.waiting() == count
 
 
 async def test_limits_are_a_matter_of_policy(bus: Bus) -> None:
@@ -208,6 +233,28 @@ async def test_what_comes_over_the_limit_by_another_door_is_a_dead_letter(bus: B
 
 async def _letters(look: Look, count: int) -> bool:
     return len(await look.dead_reasons()) == count
+
+
+async def test_a_batch_whose_answer_was_lost_is_refused_as_before_and_counted_once(bus: Bus) -> None:
+    message = Message({"message_id": "m", "message_type": "task", "correlation_id": "c"})
+    with handling(message, "sender"):
+        parts = [compose(Sender(), "agent.few.task", number, {}, 1_000_000) for number in range(22)]
+    loop = asyncio.get_running_loop()
+    batch = freeze([Waiting(part, 0.0, loop.create_future()) for part in parts])
+    inbox = Look(bus, "few").inbox
+    answers = [
+        await inbox.publish("p", 1, batch.lanes, batch.options, batch.texts, (60_000, 1000, 60_000))
+        for _ in range(2)
+    ]
+    assert [answer.kind for answer in answers] == ["stored", "recovered"]
+    for answer in answers:
+        refused = [each for each in verdicts(batch, answer, 1000) if not isinstance(each, Stored)]
+        assert kinds(refused) == [LoopDetected] * 2
+    counts = [
+        await bus.rooms.broker.execute("HGET", key, "sender/c")
+        for key in (inbox.keys.loops_even, inbox.keys.loops_odd)
+    ]
+    assert [count.split()[0] for count in counts if count] == [b"20"]
 
 
 async def test_what_is_sent_outside_of_handlers_is_never_counted(bus: Bus) -> None:

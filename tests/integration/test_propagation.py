@@ -168,3 +168,24 @@ async def test_what_a_handler_schedules_begins_conversations_of_its_own(bus: Bus
     for schedule in await bus.schedules.list():
         if onward in schedule.topic:
             await bus.schedules.cancel(schedule.id)
+
+
+async def test_a_channels_handler_and_its_retry_by_way_of_the_inbox_continue_the_conversation(
+    bus: Bus, unique: Unique
+) -> None:
+    channel, onward = f"channel.{unique('design')}", unique("next")
+    agent = Agent(unique("reader"), retry=Retry(max_retries=1, retry_delay="1ms", shortest_delay="1ms"))
+    seen: list[Message] = []
+
+    @agent.on(f"{channel}.note")
+    async def read(message: Message) -> None:
+        seen.append(message)
+        if len(seen) == 1:
+            raise ValueError("once")
+        await bus.publish(f"agent.{onward}.task", 1)
+
+    async with bus.serving(agent):
+        await bus.publish(f"{channel}.note", 1, correlation_id="c", trace=TRACE)
+        message = await received(bus, onward)
+    assert seen[0].envelope == seen[1].envelope
+    belongs_to(message, seen[1])
