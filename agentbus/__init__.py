@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         NoSuchDeadLetter,
         NoSuchMessage,
         NoSuchSchedule,
+        PartsMissing,
         PolicyConflict,
         PublisherClosed,
         PublishError,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         RequestFailed,
         RequestTimeout,
         StaleDelivery,
+        StreamRestarted,
         UnsafeBroker,
         WrongKeyType,
     )
@@ -66,9 +68,11 @@ if TYPE_CHECKING:
     from agentbus.receive.subscriber import Subscriber
     from agentbus.schedules.schedule import Schedule
     from agentbus.schedules.schedules import ScheduleOptions
+    from agentbus.send.collecting import Answer, Answers, Collecting
     from agentbus.send.envelope import PublishOptions
     from agentbus.send.publisher import Publisher
     from agentbus.send.stored import Stored
+    from agentbus.send.streaming import Restarted
     from agentbus.settings import AgentSettings, BusSettings, PublisherSettings, RetentionSettings
     from agentbus.status.values import AddressStatus, BusStatus, ChannelStatus
 
@@ -86,9 +90,9 @@ _HOMES = {
         "DeliveryError DurabilityUnavailable GroupMissing InvalidTopic InvalidValue "
         "KeyConflict LoopDetected MalformedMessage NoBroker NoSuchAddress NoSuchAgent NoSuchCursor "
         "NoSuchDeadLetter NoSuchMessage NoSuchSchedule "
-        "PolicyConflict "
+        "PartsMissing PolicyConflict "
         "PublisherClosed PublishError PublishRefused PublishTimeout QueueFull "
-        "Reject RequestError RequestFailed RequestTimeout StaleDelivery "
+        "Reject RequestError RequestFailed RequestTimeout StaleDelivery StreamRestarted "
         "UnsafeBroker WrongKeyType "
     ),
     "agentbus.events": "Event Events",
@@ -105,9 +109,11 @@ _HOMES = {
     "agentbus.receive.subscriber": "Subscriber",
     "agentbus.schedules.schedule": "Schedule",
     "agentbus.schedules.schedules": "ScheduleOptions",
+    "agentbus.send.collecting": "Answer Answers Collecting",
     "agentbus.send.envelope": "PublishOptions",
     "agentbus.send.publisher": "Publisher",
     "agentbus.send.stored": "Stored",
+    "agentbus.send.streaming": "Restarted",
     "agentbus.settings": "AgentSettings BusSettings PublisherSettings RetentionSettings",
     "agentbus.status.values": "AddressStatus BusStatus ChannelStatus",
 }
@@ -133,6 +139,8 @@ __all__ = [
     "AgentBusError",
     "AgentSettings",
     "AlreadySettled",
+    "Answer",
+    "Answers",
     "BodyNotSerializable",
     "BodyTooLarge",
     "BrokerError",
@@ -145,6 +153,7 @@ __all__ = [
     "BusStatus",
     "CallNext",
     "ChannelStatus",
+    "Collecting",
     "ConfigurationError",
     "Context",
     "ConversationTrace",
@@ -180,6 +189,7 @@ __all__ = [
     "NoSuchDeadLetter",
     "NoSuchMessage",
     "NoSuchSchedule",
+    "PartsMissing",
     "Policy",
     "PolicyConflict",
     "PublishError",
@@ -194,12 +204,14 @@ __all__ = [
     "RequestError",
     "RequestFailed",
     "RequestTimeout",
+    "Restarted",
     "RetentionSettings",
     "Retry",
     "Schedule",
     "ScheduleOptions",
     "StaleDelivery",
     "Stored",
+    "StreamRestarted",
     "Subscriber",
     "Topic",
     "Trace",
