@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from agentbus.broker.inspection.found import Place
 from agentbus.broker.inspection.kept import Kept, Point, Stretch, Window
-from agentbus.broker.inspection.tracing import Place
 from agentbus.errors import MalformedMessage
 from agentbus.history.query import HistoryQuery
 from agentbus.message.codec import decode

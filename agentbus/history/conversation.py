@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from agentbus.broker.connection import Broker
-from agentbus.broker.inspection.tracing import Found, Place, Progress, search_address
+from agentbus.broker.inspection.found import Found, Place
+from agentbus.broker.inspection.tracing import Progress, search_address
 from agentbus.broker.inspection.wanted import Conversation
 from agentbus.errors import ArchiveError
 from agentbus.message.message import Message

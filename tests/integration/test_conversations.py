@@ -91,6 +91,27 @@ async def test_what_was_retried_and_released_is_one_message_of_the_conversation(
     assert [step.outcome for step in trace.steps] == ["released", "processed"]
 
 
+async def test_a_dead_letter_that_somebody_took_care_of_is_still_found(bus: Bus) -> None:
+    agent = Agent("worker")
+
+    @agent.on("task")
+    async def handle(body: Any) -> None:
+        raise Reject("no")
+
+    async with bus.serving(agent):
+        sent = await bus.publish("agent.worker.task", 1)
+        (letter,) = await eventually(lambda: bus.dead_letters.list())
+    await bus.dead_letters.resolve(letter.id, "done by hand")
+    trace = await bus.trace(sent.message_id)
+    (place,) = trace.places
+    assert (place.status, place.outcome, place.consumer) == ("ended", "resolved", "planner")
+    assert place.detail == "done by hand (rejected)"
+    assert [step.outcome for step in trace.steps] == ["dead", "resolved"]
+    assert told(await bus.trace_conversation(sent.message_id)) == [
+        ("planner", "agent.worker", "task", 0, "resolved")
+    ]
+
+
 async def test_a_long_conversation_is_shown_up_to_a_limit_and_says_so(bus: Bus) -> None:
     await bus.publish_many("agent.many.task", range(30), correlation_id="c")
     search = wanted.Conversation("c", 20)

@@ -8,11 +8,12 @@ there. What was handed back is linked to the record of it by time and order, bec
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agentbus.broker.channel import wrong_channel_types
 from agentbus.broker.connection import Broker
+from agentbus.broker.inspection.found import Found, Place, Step
 from agentbus.broker.inspection.look import (
     EntryId,
     Look,
@@ -41,44 +42,6 @@ Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a message is, or where it ended."""
-
-    address: str
-    #: ``waiting``, ``returned``, ``in_flight``, ``due``, ``dead`` or ``ended``; ``logged`` in a channel.
-    status: str
-    #: The lane's priority, ``returned``, ``due``, ``dead`` or ``ended``; ``log`` of a channel.
-    stream: str
-    entry_id: str
-    #: Server time in ms: waiting or held since, due at, dead or ended at; None when no record is left.
-    at_ms: int | None
-    #: Who holds it or ended it.
-    consumer: str | None
-    #: For an ended one the outcome, for a dead one the reason.
-    outcome: str
-    detail: str
-    #: Attempts begun so far, the running one included.
-    attempts: int
-    #: attempt, crashes, expires, first_failure, last_failure, … as the scripts keep them.
-    state: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One outcome of one delivery, as the address recorded it."""
-
-    address: str
-    #: Server time in ms.
-    at_ms: int
-    outcome: str
-    consumer: str
-    stream: str
-    entry_id: str
-    #: The record in ``outcomes``: its place in time also within one millisecond.
-    record_id: str
-
-
-@dataclass(frozen=True, slots=True)
 class Trace:
     """All that is known of one message."""
 
@@ -95,16 +58,6 @@ class Trace:
     def found(self) -> bool:
         """Whether any place or record of it is left."""
         return bool(self.places or self.steps)
-
-
-@dataclass(slots=True)
-class Found:
-    """What was found of one message."""
-
-    #: None where only records of it are left.
-    message: Message | None = None
-    places: list[Place] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
 
 
 async def search_address(broker: Broker, prefix: str, address: str, wanted: Wanted) -> dict[str, Found]:
@@ -168,9 +121,10 @@ class _Search:
         ]
         dead = [entry async for entry in self._entries_in("dead", self._keys.dead)] if look.dead else []
         ended = [entry async for entry in self._entries_in("ended", self._keys.ended)]
-        for entry in (*held, *ended):
+        resolved = [entry async for entry in self._entries_in("resolved", self._keys.resolved)]
+        for entry in (*held, *ended, *resolved):
             self._entries[entry.stream, entry.entry_id] = _id_of(entry)
-        for letter in dead:
+        for letter in (*dead, *resolved):
             # The record of the burial names the stream the entry was in; the letter knows only its lane.
             buried = letter.fields.get("entry", "")
             for stream_name in (letter.fields.get("lane", ""), "returned"):
@@ -183,9 +137,8 @@ class _Search:
             self._found(_id_of(entry)).places.append(await self._place(entry, stream, look))
         for message_id, place in due:
             self._found(message_id).places.append(place)
-        for entry in (*dead, *ended):
-            place = self._dead_place(entry) if entry.stream == "dead" else self._ended_place(entry)
-            self._found(_id_of(entry)).places.append(place)
+        for entry in (*dead, *ended, *resolved):
+            self._found(_id_of(entry)).places.append(self._place_beside_lanes(entry))
 
     def _found(self, message_id: str, message: Message | None = None) -> Found:
         found = self.found.setdefault(message_id, Found())
@@ -226,6 +179,21 @@ class _Search:
         return Place(
             self._keys.address, status, entry.stream, entry.entry_id, at_ms, consumer, outcome, detail,
             attempts, entry.state,
+        )  # fmt: skip
+
+    def _place_beside_lanes(self, entry: TailedEntry) -> Place:
+        if entry.stream == "dead":
+            return self._dead_place(entry)
+        return self._resolved_place(entry) if entry.stream == "resolved" else self._ended_place(entry)
+
+    def _resolved_place(self, letter: TailedEntry) -> Place:
+        """Return the place of a dead letter that somebody took care of."""
+        fields, dead = letter.fields, self._dead_place(letter)
+        at = fields.get("resolved_at", "")
+        return replace(
+            dead, status="ended", stream="resolved", at_ms=int(at) if at.isdecimal() else letter.at_ms,
+            consumer=fields.get("resolved_by"), outcome="resolved",
+            detail=f"{fields.get('resolution', '')} ({dead.outcome})",
         )  # fmt: skip
 
     def _dead_place(self, letter: TailedEntry) -> Place:
