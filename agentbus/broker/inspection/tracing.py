@@ -7,7 +7,7 @@ there. What was handed back is linked to the record of it by time and order, bec
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -119,16 +119,8 @@ class _Search:
             if stream.length
             for entry in [entry async for entry in self._entries_in(stream.name, stream.key)]
         ]
-        dead = [entry async for entry in self._entries_in("dead", self._keys.dead)] if look.dead else []
-        ended = [entry async for entry in self._entries_in("ended", self._keys.ended)]
-        resolved = [entry async for entry in self._entries_in("resolved", self._keys.resolved)]
-        for entry in (*held, *ended, *resolved):
-            self._entries[entry.stream, entry.entry_id] = _id_of(entry)
-        for letter in (*dead, *resolved):
-            # The record of the burial names the stream the entry was in; the letter knows only its lane.
-            buried = letter.fields.get("entry", "")
-            for stream_name in (letter.fields.get("lane", ""), "returned"):
-                self._entries[stream_name, buried] = _id_of(letter)
+        beside = await self._beside_lanes(look)
+        self._note_entries((*held, *beside))
         due = await self._find_due()
         await self._read_outcomes()
         await self._link_hand_backs()
@@ -137,8 +129,26 @@ class _Search:
             self._found(_id_of(entry)).places.append(await self._place(entry, stream, look))
         for message_id, place in due:
             self._found(message_id).places.append(place)
-        for entry in (*dead, *ended, *resolved):
+        for entry in beside:
             self._found(_id_of(entry)).places.append(self._place_beside_lanes(entry))
+
+    async def _beside_lanes(self, look: Look) -> list[TailedEntry]:
+        keys = {"ended": self._keys.ended, "resolved": self._keys.resolved}
+        if look.dead:
+            keys = {"dead": self._keys.dead, **keys}
+        return [entry for name, key in keys.items() async for entry in self._entries_in(name, key)]
+
+    def _note_entries(self, entries: Iterable[TailedEntry]) -> None:
+        """Note under which ids records of outcomes may speak of them."""
+        for entry in entries:
+            message_id = _id_of(entry)
+            if entry.stream != "dead":
+                self._entries[entry.stream, entry.entry_id] = message_id
+            if entry.stream in ("dead", "resolved"):
+                # The record of the burial names the stream the entry was in; the letter knows only its lane.
+                buried = entry.fields.get("entry", "")
+                for stream_name in (entry.fields.get("lane", ""), "returned"):
+                    self._entries[stream_name, buried] = message_id
 
     def _found(self, message_id: str, message: Message | None = None) -> Found:
         found = self.found.setdefault(message_id, Found())
