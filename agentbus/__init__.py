@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agentbus.bindings.bindings import Binding
     from agentbus.broker.inspection import InboxView, Trace
     from agentbus.bus import Bus
     from agentbus.dead_letters import BulkRetry, DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetters
@@ -58,7 +59,11 @@ if TYPE_CHECKING:
     from agentbus.history.conversation import ConversationTrace, Turn
     from agentbus.history.entry import HistoryEntry, HistoryGap, HistoryPage
     from agentbus.history.query import HistoryFilters
+    from agentbus.live.gap import WatchGap
+    from agentbus.live.live import EmitOptions
+    from agentbus.live.watch import Watch
     from agentbus.message.address_policy import Policy
+    from agentbus.message.copies import RefusedCopy
     from agentbus.message.message import Message
     from agentbus.message.policy import Retry
     from agentbus.message.topics import Topic
@@ -80,6 +85,7 @@ __version__ = "0.1.0"
 
 #: Module to the public names it defines.
 _HOMES = {
+    "agentbus.bindings.bindings": "Binding",
     "agentbus.broker.inspection": "InboxView Trace",
     "agentbus.bus": "Bus",
     "agentbus.dead_letters": "BulkRetry DeadLetter DeadLetterFilter DeadLetterPage DeadLetters",
@@ -99,7 +105,11 @@ _HOMES = {
     "agentbus.history.conversation": "ConversationTrace Turn",
     "agentbus.history.entry": "HistoryEntry HistoryGap HistoryPage",
     "agentbus.history.query": "HistoryFilters",
+    "agentbus.live.gap": "WatchGap",
+    "agentbus.live.live": "EmitOptions",
+    "agentbus.live.watch": "Watch",
     "agentbus.message.address_policy": "Policy",
+    "agentbus.message.copies": "RefusedCopy",
     "agentbus.message.message": "Message",
     "agentbus.message.policy": "Retry",
     "agentbus.message.topics": "Topic",
@@ -141,6 +151,7 @@ __all__ = [
     "AlreadySettled",
     "Answer",
     "Answers",
+    "Binding",
     "BodyNotSerializable",
     "BodyTooLarge",
     "BrokerError",
@@ -167,6 +178,7 @@ __all__ = [
     "Delivery",
     "DeliveryError",
     "DurabilityUnavailable",
+    "EmitOptions",
     "Event",
     "Events",
     "GroupMissing",
@@ -200,6 +212,7 @@ __all__ = [
     "PublisherClosed",
     "PublisherSettings",
     "QueueFull",
+    "RefusedCopy",
     "Reject",
     "RequestError",
     "RequestFailed",
@@ -217,5 +230,7 @@ __all__ = [
     "Trace",
     "Turn",
     "UnsafeBroker",
+    "Watch",
+    "WatchGap",
     "WrongKeyType",
 ]

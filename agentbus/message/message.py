@@ -143,6 +143,11 @@ class Message:
         return self._envelope.get("reply_to")
 
     @property
+    def copy_of(self) -> str | None:
+        """The topic of which this is a copy, made for a binding; None for the message itself."""
+        return self._envelope.get("copy_of")
+
+    @property
     def hops(self) -> int:
         """How many handlers in a row led to it: 0 for one that was sent outside of a handler."""
         return self._envelope.get("hops") or 0

@@ -88,6 +88,7 @@ _UNDERSTOOD = frozenset(
         "recipient_mode",
         "timestamp",
         "hops",
+        "copy_of",
     )
 )
 #: Options that make a message need more than its lane in the publish script.
