@@ -189,3 +189,30 @@ async def test_a_channels_handler_and_its_retry_by_way_of_the_inbox_continue_the
         message = await received(bus, onward)
     assert seen[0].envelope == seen[1].envelope
     belongs_to(message, seen[1])
+
+
+async def test_a_live_event_and_the_copy_of_a_binding_belong_to_the_conversation(
+    bus: Bus, unique: Unique
+) -> None:
+    name, other = unique("first"), unique("bound")
+    agent, bound, copies = Agent(name), Agent(other), asyncio.Queue[Message]()
+
+    @agent.on("task")
+    async def handle(body: Any) -> None:
+        await bus.emit(f"agent.{name}.progress", "half")
+        await bus.publish(f"channel.{name}.note", "done")
+
+    @bound.on("note")
+    async def copied(message: Message) -> None:
+        copies.put_nowait(message)
+
+    bound.bind(f"channel.{name}.note")
+    async with bus.serving(agent, bound), bus.watch(f"agent.{name}.progress") as events:
+        sent = await bus.publish(f"agent.{name}.task", 1, correlation_id="c", trace=TRACE)
+        async with asyncio.timeout(10):
+            event = await anext(aiter(events))
+            copy = await copies.get()
+    assert isinstance(event, Message)
+    for message in (event, copy):
+        assert (message.correlation_id, message.causation_id, message.hops) == ("c", sent.message_id, 1)
+        assert dict(message.trace) == TRACE
