@@ -235,6 +235,14 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "`0` and `1` expire whole after two windows; `due` with its messages",
     ),
     KeyInfo(
+        f"{_ADDRESS}loops:<bucket>",
+        "hash",
+        "How many messages each sender has sent from within handlers in each conversation: "
+        "`<sender>/<correlation id>` to count and begin of its window (ms). Buckets `0` and `1` take turns.",
+        "publish, append",
+        "each expires whole after two windows",
+    ),
+    KeyInfo(
         f"{_ADDRESS}outcomes",
         "stream",
         "One record per settlement batch: `consumer`, `outcome`, and per stream the entry ids that ended so; "
@@ -400,6 +408,8 @@ class InboxKeys:
     keys_even: str
     keys_odd: str
     keys_due: str
+    loops_even: str
+    loops_odd: str
     outcomes: str
     ledger: str
     policy: str
@@ -437,6 +447,8 @@ def inbox_keys(prefix: str, address: str) -> InboxKeys:
         keys_even=root + "keys:0",
         keys_odd=root + "keys:1",
         keys_due=root + "keys:due",
+        loops_even=root + "loops:0",
+        loops_odd=root + "loops:1",
         outcomes=root + "outcomes",
         ledger=root + "ledger",
         policy=root + "policy",
@@ -455,6 +467,8 @@ class ChannelKeys:
     policy: str
     keys_even: str
     keys_odd: str
+    loops_even: str
+    loops_odd: str
     schedules: str
     ticks: str
     archived: str
@@ -473,6 +487,8 @@ def channel_keys(prefix: str, address: str) -> ChannelKeys:
         policy=root + "policy",
         keys_even=root + "keys:0",
         keys_odd=root + "keys:1",
+        loops_even=root + "loops:0",
+        loops_odd=root + "loops:1",
         schedules=root + "schedules",
         ticks=root + "ticks",
         archived=root + "archived",
