@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -178,6 +179,12 @@ class Stage:
         """End the server with SIGKILL."""
         self.broker.kill()
         self.history.write("broker_killed")
+
+    def tear_file(self, length: int) -> None:
+        """Take so many bytes from the end of the killed server's file, as a kill in mid-write does."""
+        kept = (self.folder, self.broker.folder / "data")
+        (file,) = [file for place in kept for file in place.glob("appendonlydir/*.incr.aof")]
+        os.truncate(file, max(0, file.stat().st_size - length))
 
     def start_broker(self) -> None:
         """Bring the server back on its data."""
