@@ -7,8 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agentbus.bindings.bindings import Binding
     from agentbus.broker.inspection import InboxView, Trace
     from agentbus.bus import Bus
+    from agentbus.cancellation import Cancelled, CancelledPlace
     from agentbus.dead_letters import BulkRetry, DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetters
     from agentbus.errors import (
         AgentBusError,
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
         BrokerOutOfMemory,
         BrokerRefused,
         BrokerUnavailable,
+        CancelRefused,
         ConfigurationError,
         DeadLetterError,
         DeadLetterResolved,
@@ -29,12 +32,16 @@ if TYPE_CHECKING:
         InvalidTopic,
         InvalidValue,
         KeyConflict,
+        LoopDetected,
         MalformedMessage,
         NoBroker,
         NoSuchAddress,
         NoSuchAgent,
+        NoSuchCursor,
         NoSuchDeadLetter,
+        NoSuchMessage,
         NoSuchSchedule,
+        PartsMissing,
         PolicyConflict,
         PublisherClosed,
         PublishError,
@@ -46,25 +53,35 @@ if TYPE_CHECKING:
         RequestFailed,
         RequestTimeout,
         StaleDelivery,
+        StreamRestarted,
         UnsafeBroker,
         WrongKeyType,
     )
     from agentbus.events import Event, Events
+    from agentbus.history.conversation import ConversationTrace, Turn
     from agentbus.history.entry import HistoryEntry, HistoryGap, HistoryPage
     from agentbus.history.query import HistoryFilters
+    from agentbus.live.gap import WatchGap
+    from agentbus.live.live import EmitOptions
+    from agentbus.live.watch import Watch
     from agentbus.message.address_policy import Policy
+    from agentbus.message.copies import RefusedCopy
     from agentbus.message.message import Message
     from agentbus.message.policy import Retry
     from agentbus.message.topics import Topic
+    from agentbus.projects import ProjectDeleted, ProjectRemoval
     from agentbus.receive.agent import Agent, CallNext, Middleware
     from agentbus.receive.context import Context
     from agentbus.receive.delivery import Delivery
     from agentbus.receive.subscriber import Subscriber
+    from agentbus.replay import Replayed, ReplayFilters, ReplayProgress
     from agentbus.schedules.schedule import Schedule
     from agentbus.schedules.schedules import ScheduleOptions
+    from agentbus.send.collecting import Answer, Answers, Collecting
     from agentbus.send.envelope import PublishOptions
     from agentbus.send.publisher import Publisher
     from agentbus.send.stored import Stored
+    from agentbus.send.streaming import Restarted
     from agentbus.settings import AgentSettings, BusSettings, PublisherSettings, RetentionSettings
     from agentbus.status.values import AddressStatus, BusStatus, ChannelStatus
 
@@ -72,6 +89,10 @@ __version__ = "0.1.0"
 
 #: Module to the public names it defines.
 _HOMES = {
+    "agentbus.projects": "ProjectDeleted ProjectRemoval",
+    "agentbus.replay": "ReplayFilters ReplayProgress Replayed",
+    "agentbus.cancellation": "Cancelled CancelledPlace",
+    "agentbus.bindings.bindings": "Binding",
     "agentbus.broker.inspection": "InboxView Trace",
     "agentbus.bus": "Bus",
     "agentbus.dead_letters": "BulkRetry DeadLetter DeadLetterFilter DeadLetterPage DeadLetters",
@@ -80,16 +101,22 @@ _HOMES = {
         "BrokerOutOfMemory BrokerRefused BrokerUnavailable ConfigurationError "
         "DeadLetterError DeadLetterResolved Defer "
         "DeliveryError DurabilityUnavailable GroupMissing InvalidTopic InvalidValue "
-        "KeyConflict MalformedMessage NoBroker NoSuchAddress NoSuchAgent NoSuchDeadLetter NoSuchSchedule "
-        "PolicyConflict "
+        "KeyConflict LoopDetected MalformedMessage NoBroker NoSuchAddress NoSuchAgent NoSuchCursor "
+        "NoSuchDeadLetter NoSuchMessage NoSuchSchedule "
+        "PartsMissing PolicyConflict "
         "PublisherClosed PublishError PublishRefused PublishTimeout QueueFull "
-        "Reject RequestError RequestFailed RequestTimeout StaleDelivery "
-        "UnsafeBroker WrongKeyType "
+        "Reject RequestError RequestFailed RequestTimeout StaleDelivery StreamRestarted "
+        "CancelRefused UnsafeBroker WrongKeyType "
     ),
     "agentbus.events": "Event Events",
+    "agentbus.history.conversation": "ConversationTrace Turn",
     "agentbus.history.entry": "HistoryEntry HistoryGap HistoryPage",
     "agentbus.history.query": "HistoryFilters",
+    "agentbus.live.gap": "WatchGap",
+    "agentbus.live.live": "EmitOptions",
+    "agentbus.live.watch": "Watch",
     "agentbus.message.address_policy": "Policy",
+    "agentbus.message.copies": "RefusedCopy",
     "agentbus.message.message": "Message",
     "agentbus.message.policy": "Retry",
     "agentbus.message.topics": "Topic",
@@ -99,9 +126,11 @@ _HOMES = {
     "agentbus.receive.subscriber": "Subscriber",
     "agentbus.schedules.schedule": "Schedule",
     "agentbus.schedules.schedules": "ScheduleOptions",
+    "agentbus.send.collecting": "Answer Answers Collecting",
     "agentbus.send.envelope": "PublishOptions",
     "agentbus.send.publisher": "Publisher",
     "agentbus.send.stored": "Stored",
+    "agentbus.send.streaming": "Restarted",
     "agentbus.settings": "AgentSettings BusSettings PublisherSettings RetentionSettings",
     "agentbus.status.values": "AddressStatus BusStatus ChannelStatus",
 }
@@ -127,6 +156,9 @@ __all__ = [
     "AgentBusError",
     "AgentSettings",
     "AlreadySettled",
+    "Answer",
+    "Answers",
+    "Binding",
     "BodyNotSerializable",
     "BodyTooLarge",
     "BrokerError",
@@ -138,9 +170,14 @@ __all__ = [
     "BusSettings",
     "BusStatus",
     "CallNext",
+    "CancelRefused",
+    "Cancelled",
+    "CancelledPlace",
     "ChannelStatus",
+    "Collecting",
     "ConfigurationError",
     "Context",
+    "ConversationTrace",
     "DeadLetter",
     "DeadLetterError",
     "DeadLetterFilter",
@@ -151,6 +188,7 @@ __all__ = [
     "Delivery",
     "DeliveryError",
     "DurabilityUnavailable",
+    "EmitOptions",
     "Event",
     "Events",
     "GroupMissing",
@@ -162,16 +200,22 @@ __all__ = [
     "InvalidTopic",
     "InvalidValue",
     "KeyConflict",
+    "LoopDetected",
     "MalformedMessage",
     "Message",
     "Middleware",
     "NoBroker",
     "NoSuchAddress",
     "NoSuchAgent",
+    "NoSuchCursor",
     "NoSuchDeadLetter",
+    "NoSuchMessage",
     "NoSuchSchedule",
+    "PartsMissing",
     "Policy",
     "PolicyConflict",
+    "ProjectDeleted",
+    "ProjectRemoval",
     "PublishError",
     "PublishOptions",
     "PublishRefused",
@@ -180,19 +224,28 @@ __all__ = [
     "PublisherClosed",
     "PublisherSettings",
     "QueueFull",
+    "RefusedCopy",
     "Reject",
+    "ReplayFilters",
+    "ReplayProgress",
+    "Replayed",
     "RequestError",
     "RequestFailed",
     "RequestTimeout",
+    "Restarted",
     "RetentionSettings",
     "Retry",
     "Schedule",
     "ScheduleOptions",
     "StaleDelivery",
     "Stored",
+    "StreamRestarted",
     "Subscriber",
     "Topic",
     "Trace",
+    "Turn",
     "UnsafeBroker",
+    "Watch",
+    "WatchGap",
     "WrongKeyType",
 ]

@@ -5,35 +5,51 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Unpack, cast
 
+from agentbus.bindings.bindings import Binding, list_bindings
+from agentbus.bindings.companion import BindingCompanion
+from agentbus.bindings.forwarding import Forwarder
+from agentbus.bindings.table import BindingTable
+from agentbus.broker.bindings import BindingStore
 from agentbus.broker.carry import Carrier
 from agentbus.broker.connection import Broker, ConnectionSettings
 from agentbus.broker.embedded import EmbeddedSettings, ensure_running
 from agentbus.broker.inspection import InboxView, Trace, inspect_inbox, known_addresses, trace_message
+from agentbus.broker.keys import archive as archive_key
 from agentbus.broker.keys import check_prefix, ticking
 from agentbus.broker.log_watch import LogWatch
 from agentbus.broker.policy_store import PolicyStore
 from agentbus.broker.schedules import ScheduleStore
 from agentbus.broker.server import check_safe
 from agentbus.broker.wake import Announcer, Wake
+from agentbus.cancellation import Cancellation, Cancelled
+from agentbus.channels import Channels
 from agentbus.dead_letters import DeadLetters
 from agentbus.declarations import Declarations
-from agentbus.errors import AgentBusError, ConfigurationError
+from agentbus.errors import AgentBusError, ConfigurationError, InvalidValue
 from agentbus.events import Events
 from agentbus.history.archived import LazyArchive
+from agentbus.history.conversation import ConversationTrace, trace_conversation
 from agentbus.history.entry import HistoryPage
 from agentbus.history.history import History
 from agentbus.history.query import HistoryFilters
+from agentbus.live.live import EmitOptions, Live
+from agentbus.live.watch import Watch
 from agentbus.message.address_policy import Policy
+from agentbus.message.current import handling
 from agentbus.message.durations import Duration, milliseconds
 from agentbus.message.message import Message
+from agentbus.message.patterns import parse_pattern
+from agentbus.message.reply_address import PartMark
 from agentbus.message.topics import check_name, parse_address, parse_inbox
+from agentbus.projects import ProjectDeleted, ProjectDeletion, RowEraser
+from agentbus.projects.deletion import AUDIT_TOPIC
 from agentbus.receive.agent import Agent
 from agentbus.receive.grounds import Grounds
 from agentbus.receive.lease import Heart
@@ -42,11 +58,16 @@ from agentbus.receive.outcome import Outcome
 from agentbus.receive.pulling import PulledDelivery, Puller
 from agentbus.receive.subscriber import Subscriber, until_ready
 from agentbus.receive.workload import SuspectGate
+from agentbus.replay import Replay, Replayed, ReplayFilters, ReplayProgress
+from agentbus.replay.plan import new_plan
 from agentbus.schedules.schedules import Schedules
-from agentbus.send.envelope import AnyTopic, Outgoing, PublishOptions, Sender, compose
+from agentbus.send.collecting import Answers, Collecting, OpenQuestion
+from agentbus.send.envelope import AnyTopic, MessageOptions, Outgoing, PublishOptions, Sender, compose
 from agentbus.send.publisher import Publisher
-from agentbus.send.requests import Answers, Requests
+from agentbus.send.replies import Replies
+from agentbus.send.requests import Answering, Requests
 from agentbus.send.stored import Stored
+from agentbus.send.streaming import StreamOptions, Streams
 from agentbus.settings import (
     EMBEDDED_URL,
     BusSettings,
@@ -67,11 +88,15 @@ class _Rooms:
 
     broker: Broker
     publisher: Publisher
-    requests: Requests
+    replies: Replies
     grounds: Grounds
     policies: Declarations
     history: History
     archive: LazyArchive | None
+    bindings: BindingStore
+    table: BindingTable
+    forwarder: Forwarder
+    live: Live
 
 
 class Bus:
@@ -124,17 +149,26 @@ class Bus:
         except AgentBusError:
             await broker.close()
             raise
+        key_window_ms = milliseconds(self.settings.publisher.key_window, "key_window")
+        announcer = Announcer(broker, self.settings.prefix, self.events)
+        carrier = Carrier(broker, self.settings.prefix, key_window_ms, announcer)
+        bindings = BindingStore(broker, self.settings.prefix)
+        table = BindingTable(bindings, self.events)
+        forwarder = Forwarder(broker, self.settings.prefix, table, bindings, carrier)
         publisher = Publisher(
-            broker, self.settings.prefix, self._sender, self.settings.publisher, self.events
+            broker,
+            self.settings.prefix,
+            self._sender,
+            self.settings.publisher,
+            self.events,
+            forwarder,
         )
         dsn = self.settings.archive or archive_dsn()
         archive = LazyArchive(dsn, self.settings.prefix) if dsn else None
-        key_window_ms = milliseconds(self.settings.publisher.key_window, "key_window")
-        announcer = Announcer(broker, self.settings.prefix, self.events)
         self._rooms = _Rooms(
             broker,
             publisher,
-            Requests(broker, self.settings.prefix, publisher, self.events),
+            Replies(broker, self.settings.prefix, self.events),
             Grounds(
                 broker,
                 self.settings.prefix,
@@ -143,12 +177,16 @@ class Bus:
                 SuspectGate(),
                 self.settings.retention,
                 key_window_ms,
-                Carrier(broker, self.settings.prefix, key_window_ms, announcer),
+                carrier,
                 LogWatch(broker),
             ),
             Declarations(PolicyStore(broker, self.settings.prefix)),
             History(broker, self.settings.prefix, archive),
             archive,
+            bindings,
+            table,
+            forwarder,
+            Live(broker, self.settings.prefix, self.events, self._composed),
         )
 
     async def close(self) -> None:
@@ -159,7 +197,8 @@ class Bus:
         for puller in (*self._pulls.values(), *self._pullers):
             await puller.close()
         self._pulls.clear()
-        await rooms.requests.close()
+        await rooms.live.close()
+        await rooms.replies.close()
         await rooms.publisher.close()
         await rooms.grounds.watch.close()
         await rooms.grounds.heart.stop()
@@ -214,7 +253,104 @@ class Bus:
         Raises `RequestTimeout`, or `RequestFailed` at once when the request was rejected or its handler
         failed for good.
         """
-        return await self.rooms.requests.request(topic, body, reply, timeout, options)
+        rooms = self.rooms
+        return await Requests(rooms.publisher, rooms.replies).request(topic, body, reply, timeout, options)
+
+    def stream(
+        self,
+        topic: AnyTopic,
+        body: Any,
+        *,
+        timeout: Duration = 30.0,
+        idle_timeout: Duration | None = None,
+        part: type[Any] | None = None,
+        mark_restarts: bool = False,
+        **options: Unpack[PublishOptions],
+    ) -> AsyncGenerator[Any, None]:
+        """Ask, and yield the parts of the answer as they come, each as ``part`` if given.
+
+        ``timeout`` is for the whole answer, ``idle_timeout`` until the first part and between two. A handler
+        that sends no parts has one: what it returns. When the handler begins anew (a retry, another owner
+        after a death), `StreamRestarted` is raised, or with ``mark_restarts`` a `Restarted` yielded: parts
+        before it are not part of the answer. Raises also `PartsMissing`, and what `request` raises.
+        """
+        how = StreamOptions.of(timeout, idle_timeout, part, mark_restarts)
+        return Streams(self.rooms.publisher, self.rooms.replies).stream(topic, body, how, options)
+
+    def collecting(
+        self,
+        topic: AnyTopic,
+        body: Any,
+        *,
+        deadline: Duration = 30.0,
+        expect: int | None = None,
+        reply: type[Any] | None = None,
+        **options: Unpack[MessageOptions],
+    ) -> Collecting:
+        """Ask everybody who subscribes to a channel; iterate over the answers as they come.
+
+        Ends when all who subscribed at the time of asking have answered (with ``expect``: when so many
+        answers came), or at the deadline. Of each agent the first answer counts. Raises `InvalidTopic`,
+        `InvalidValue`, `RequestTimeout` when the question could not be stored, and what `publish` raises.
+        """
+        rooms = self.rooms
+        question = OpenQuestion.of(topic, body, reply, deadline, expect, options)
+        return Collecting(rooms.broker, self.settings.prefix, rooms.publisher, rooms.replies, question)
+
+    async def collect(
+        self,
+        topic: AnyTopic,
+        body: Any,
+        *,
+        deadline: Duration = 30.0,
+        expect: int | None = None,
+        reply: type[Any] | None = None,
+        **options: Unpack[MessageOptions],
+    ) -> Answers:
+        """Ask everybody who subscribes to a channel, and return all answers; see `collecting`."""
+        asking = self.collecting(topic, body, deadline=deadline, expect=expect, reply=reply, **options)
+        return await asking.all()
+
+    def _composed(self, topic: AnyTopic, body: Any, options: Mapping[str, Any]) -> Outgoing:
+        given = cast("PublishOptions", options)
+        return compose(self._sender, topic, body, given, self.settings.publisher.message_bytes)
+
+    # --- live events and bindings ---
+
+    async def emit(self, topic: AnyTopic, body: Any, **options: Unpack[EmitOptions]) -> int:
+        """Send a live event to whoever watches at this moment; it is stored nowhere, and never repeated.
+
+        Returns how many subscriptions the server passed it to: those whose pattern matches, and some that
+        only nearly match. Raises `InvalidValue` for a bad field, and `BrokerError`.
+        """
+        return await self.rooms.live.emit(topic, body, options)
+
+    def watch(
+        self, pattern: str, *, stored: bool = False, everything: bool = False, buffer: int = 1000
+    ) -> Watch:
+        """Watch live events: ``async for event in bus.watch("agent.*.status")``; see `Watch`.
+
+        ``stored`` shows messages that inboxes and channels store as well; entering it then takes a second,
+        after which every publisher knows. At most ``buffer`` events wait for a slow reader. Raises
+        `InvalidTopic` for what is no pattern; one that matches everything needs ``everything``.
+        """
+        return self.rooms.live.watch(pattern, self.rooms.table.hold if stored else None, everything, buffer)
+
+    async def bindings(self) -> list[Binding]:
+        """Return every durable wildcard, see `Agent.bind`, with its counters."""
+        return await list_bindings(self.rooms.bindings)
+
+    async def unbind(self, agent: str, pattern: str) -> bool:
+        """Remove a binding of an agent, served or not; False when there was none.
+
+        Returns when nothing is copied for it any more, after about a second. An agent that declares it puts
+        it back when it is served again.
+        """
+        text = parse_pattern(pattern, everything=True).text
+        found = await self.rooms.bindings.unbind(check_name(agent, "agent"), text)
+        if found:
+            await self.rooms.table.hold()
+        return found
 
     # --- policies ---
 
@@ -253,9 +389,10 @@ class Bus:
         """Recurring messages: ``add``, ``list``, ``get``, ``pause``, ``resume``, ``cancel``."""
         broker, prefix = self.rooms.broker, self.settings.prefix
 
-        def composed(topic: AnyTopic, body: Any, options: dict[str, Any]) -> Outgoing:
-            given = cast("PublishOptions", options)
-            return compose(self._sender, topic, body, given, self.settings.publisher.message_bytes)
+        def composed(topic: AnyTopic, body: Any, options: Mapping[str, Any]) -> Outgoing:
+            # What recurs has no one cause, even when a handler adds it.
+            with handling(None):
+                return self._composed(topic, body, options)
 
         return Schedules(
             ScheduleStore(broker, prefix, self.settings.publisher.address_limit),
@@ -294,18 +431,28 @@ class Bus:
     def _subscriber(self, agent: Agent) -> Subscriber:
         rooms = self.rooms
         sender = Sender(agent.name, agent.type)
-        answers = Answers(
+        answers = Answering(
             rooms.broker, self.settings.prefix, self.events, sender, self.settings.publisher.message_bytes
         )
 
         async def publish(topic: AnyTopic, body: Any, **options: Unpack[PublishOptions]) -> Stored:
             return await rooms.publisher.publish_as(sender, topic, body, options)
 
-        async def answer(request: Message, content: Any, failure: Outcome | None) -> None:
+        async def answer(
+            request: Message, content: Any, failure: Outcome | None, mark: PartMark | None = None
+        ) -> None:
             problem = None if failure is None else {"reason": failure.reason, "detail": failure.detail}
-            await answers.send(request, content, problem)
+            await answers.send(request, content, problem, mark)
 
-        return Subscriber(agent, rooms.grounds, publish, answer)
+        return Subscriber(
+            agent, rooms.grounds, publish, answer, answers.send_part, [self._bindings_of(agent)]
+        )
+
+    def _bindings_of(self, agent: Agent) -> BindingCompanion:
+        rooms, settings = self.rooms, agent.settings
+        return BindingCompanion(
+            agent.name, agent.addresses, settings.copies_to, agent.bindings, rooms.bindings, rooms.table
+        )
 
     # --- pulling ---
 
@@ -342,21 +489,50 @@ class Bus:
             self._pulls[name] = puller
         return await puller.next(timeout)
 
+    # --- cancelling ---
+
+    async def cancel(self, message_id: str, address: str | None = None) -> Cancelled:
+        """Cancel a message that waits or is due: nobody gets it any more, and it ends as ``cancelled``.
+
+        Without an address every inbox in use is searched. One that waits behind others ends when its turn
+        comes; who asked with it is told at once. Raises `CancelRefused` when somebody handles it (with who),
+        or when it is dead or has ended, and `NoSuchMessage`.
+        """
+        rooms = self.rooms
+        limit = self.settings.publisher.message_bytes
+        answers = Answering(rooms.broker, self.settings.prefix, self.events, self._sender, limit)
+
+        async def tell(request: Message) -> None:
+            await answers.send(request, None, {"reason": "cancelled", "detail": "the request was cancelled"})
+
+        by = self._sender.agent or "anonymous"
+        return await Cancellation(rooms.broker, self.settings.prefix, by, tell).cancel(message_id, address)
+
     # --- dead letters ---
 
     @property
     def dead_letters(self) -> DeadLetters:
         """Messages that failed for good: list, retry, edit, resolve and drop them."""
         limit = self.settings.publisher.message_bytes
+
+        def composed(topic: str, body: Any) -> bytes:
+            with handling(None):
+                return compose(self._sender, topic, body, {}, limit).text
+
         return DeadLetters(
             self.rooms.broker,
             self.settings.prefix,
             self._sender.agent or "anonymous",
-            lambda topic, body: compose(self._sender, topic, body, {}, limit).text,
+            composed,
             limit,
         )
 
     # --- looking ---
+
+    @property
+    def channels(self) -> Channels:
+        """Who reads a channel, how far, and who has read what: ``subscribers``, ``receipts``, ``forget``."""
+        return Channels(self.rooms.broker, self.settings.prefix)
 
     async def inspect(self, address: str) -> InboxView:
         """Return what an inbox holds: waiting, in flight, due, dead, and whether its ledger closes.
@@ -384,6 +560,17 @@ class Bus:
         searched = [parse_address(address)] if address else await known_addresses(broker, prefix)
         return await trace_message(broker, prefix, message_id, searched)
 
+    async def trace_conversation(self, correlation_id: str, address: str | None = None) -> ConversationTrace:
+        """Return every message of a conversation that is left, each after its cause, with how it ended.
+
+        ``correlation_id`` is also the id of the message that began it. Without an address every address in
+        use is searched, which reads all they hold, and the archive where there is one; ``missing``, ``more``
+        and ``archive`` of the result say what is known to be missing.
+        """
+        broker, prefix = self.rooms.broker, self.settings.prefix
+        searched = [parse_address(address)] if address else await known_addresses(broker, prefix)
+        return await trace_conversation(broker, prefix, correlation_id, searched, self.rooms.archive)
+
     async def history(
         self,
         address: str,
@@ -397,10 +584,84 @@ class Bus:
         What has not ended comes before the newest end. ``page.next`` is the cursor of the next page of the
         same query; ``page.complete`` and ``page.gaps`` say whether anything is missing, and why. Reads Redis,
         and the archive when `BusSettings.archive` or AGENTBUS_ARCHIVE names one. See `HistoryFilters` for
-        since, until, type, sender, grep, state, outcome and oldest_first. Raises `NoSuchAddress`, and
-        `InvalidValue` for a filter, limit (1 to 10,000) or cursor.
+        since, until, type, sender, correlation_id, grep, state, outcome and oldest_first. Raises
+        `NoSuchAddress`, and `InvalidValue` for a filter, limit (1 to 10,000) or cursor.
         """
         return await self.rooms.history.page(address, filters, limit, cursor)
+
+    async def replay(
+        self,
+        address: str,
+        *,
+        to: str,
+        replay_id: str | None = None,
+        limit: int | None = None,
+        rate: float | None = None,
+        allow_unknown: bool = False,
+        progress: Callable[[ReplayProgress], None] | None = None,
+        **filters: Unpack[ReplayFilters],
+    ) -> Replayed:
+        """Hand what is in the history of an address to an agent, oldest first; see `ReplayFilters`.
+
+        Each message arrives as it was, with `Message.replayed`. Under the same ``replay_id`` an interrupted
+        replay goes on where it was, and doubles nothing within the window of idempotency keys. ``rate`` is
+        messages a second; without one it waits while the inbox holds 1,000 unsettled messages. Raises
+        `NoSuchAddress`, `NoSuchAgent` unless ``allow_unknown``, and `InvalidValue`.
+        """
+        rooms, prefix = self.rooms, self.settings.prefix
+        plan = new_plan(address, to, replay_id, limit, filters)
+        window = milliseconds(self.settings.publisher.key_window, "key_window")
+        carrier = Carrier(rooms.broker, prefix, window, Announcer(rooms.broker, prefix, self.events))
+        most = self.settings.publisher.address_limit
+        replay = Replay(rooms.broker, prefix, rooms.history, carrier, window, most)
+        return await replay.run(plan, rate=rate, allow_unknown=allow_unknown, tell=progress)
+
+    # --- projects ---
+
+    async def delete_project(
+        self, project: str, *, reason: str, dry_run: bool = False, keep_archive: bool = False
+    ) -> ProjectDeleted:
+        """Delete a project: its channel ``project.<id>`` and every message that belongs to it, everywhere.
+
+        What waits or is due is cancelled first; what somebody handles is left and counted, and goes when the
+        project is deleted again. An entry on ``system.audit`` says who, why and how much, before and after.
+        ``dry_run`` only counts. Raises `InvalidValue`, and `ConfigurationError` where this deployment
+        archives and the archive is not known here, unless ``keep_archive``.
+        """
+        if not reason.strip():
+            raise InvalidValue("reason", "say why the project is deleted; it is kept with the audit entry")
+        rooms, prefix = self.rooms, self.settings.prefix
+        store = ScheduleStore(rooms.broker, prefix, self.settings.publisher.address_limit)
+        by = self._sender.agent or "anonymous"
+        deletion = ProjectDeletion(rooms.broker, prefix, store, project, by, dry_run=dry_run)
+
+        async def note(body: Mapping[str, Any]) -> None:
+            await self.publish(AUDIT_TOPIC, dict(body))
+
+        async with self._rows(keep_archive) as rows:
+            return await deletion.run(reason, rows, note)
+
+    @asynccontextmanager
+    async def _rows(self, keep: bool) -> AsyncIterator[RowEraser | None]:
+        """Open the archive for deleting; None without one, or when it is to be kept."""
+        dsn = self.settings.archive or archive_dsn()
+        if keep or dsn is None:
+            is_on = await self.rooms.broker.execute("HGET", archive_key(self.settings.prefix), "on") == b"1"
+            if is_on and not keep:
+                raise ConfigurationError(
+                    "this deployment archives, and the archive would keep the messages: "
+                    "set AGENTBUS_ARCHIVE, or say that it is to be kept"
+                )
+            yield None
+            return
+        from agentbus.archive.connection import Database
+        from agentbus.archive.eraser import ArchiveEraser
+
+        database = Database(dsn)
+        try:
+            yield ArchiveEraser(database, self.settings.prefix)
+        finally:
+            await database.close()
 
     def __repr__(self) -> str:
         return f"<Bus {'open' if self._rooms else 'closed'} as {self._sender.agent or 'anonymous'}>"

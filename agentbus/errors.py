@@ -29,16 +29,22 @@
     │   ├── PublishRefused              the server refused this one message
     │   ├── QueueFull
     │   ├── KeyConflict
+    │   ├── LoopDetected                a conversation goes round and round
     │   ├── NoSuchAgent
     │   ├── DurabilityUnavailable
     │   └── PublisherClosed
     ├── RequestError
     │   ├── RequestTimeout
-    │   └── RequestFailed               the handler ended without an answer
+    │   ├── RequestFailed               the handler ended without an answer
+    │   ├── StreamRestarted             the parts so far are not part of the answer
+    │   └── PartsMissing                parts of an answer were lost on their way
     ├── DeadLetterError
     │   └── NoSuchDeadLetter            nothing has this id, or nothing matches
     │       └── DeadLetterResolved      it was retried, resolved or dropped before
+    ├── NoSuchCursor                    an agent that never subscribed to the channel
     ├── NoSuchSchedule
+    ├── NoSuchMessage                   nothing is known of it (any more)
+    ├── CancelRefused                   somebody handles it, or it has ended
     ├── DeliveryError
     │   ├── StaleDelivery               the lease was lost: somebody else owns the message
     │   └── AlreadySettled
@@ -177,6 +183,21 @@ class KeyConflict(PublishError):
     """The idempotency key was used before with another message."""
 
 
+class LoopDetected(PublishError):
+    """A message was refused because its conversation goes round and round."""
+
+    def __init__(
+        self, message: str | None = None, *, address: str = "", hops: int = 0, correlation_id: str = ""
+    ) -> None:
+        super().__init__(message)
+        #: Where the message was to go.
+        self.address = address
+        #: Handlers in a row that led to it.
+        self.hops = hops
+        #: The conversation.
+        self.correlation_id = correlation_id
+
+
 class NoSuchAgent(PublishError):
     """Nobody has ever served this address."""
 
@@ -206,6 +227,24 @@ class RequestFailed(RequestError):
         self.reason = reason
 
 
+class StreamRestarted(RequestError):
+    """The handler began its answer anew: the parts so far are of a run that failed or died."""
+
+    def __init__(self, message: str | None = None, *, parts: int = 0) -> None:
+        super().__init__(message)
+        #: How many parts had been yielded.
+        self.parts = parts
+
+
+class PartsMissing(RequestError):
+    """Parts of an answer were lost: so many came that nobody read, or the broker lost data."""
+
+    def __init__(self, message: str | None = None, *, first: int = 0, last: int = 0) -> None:
+        super().__init__(message)
+        #: The first part that is missing, counted from 0, and the last.
+        self.first, self.last = first, last
+
+
 class DeadLetterError(AgentBusError):
     """A dead letter cannot be worked on in this way."""
 
@@ -223,8 +262,29 @@ class DeadLetterResolved(NoSuchDeadLetter):
         self.outcome = outcome
 
 
+class NoSuchMessage(AgentBusError):
+    """There is no such message where it was looked for."""
+
+
+class NoSuchCursor(AgentBusError):
+    """The agent does not read this channel."""
+
+
 class NoSuchSchedule(AgentBusError):
     """There is no such schedule."""
+
+
+class CancelRefused(AgentBusError):
+    """The message cannot be cancelled any more."""
+
+    def __init__(
+        self, message: str | None = None, *, state: str = "ended", consumer: str | None = None
+    ) -> None:
+        super().__init__(message)
+        #: ``in_flight``, ``dead``, ``logged``, or how it ended.
+        self.state = state
+        #: Who holds it; None unless it is in flight.
+        self.consumer = consumer
 
 
 class DeliveryError(AgentBusError):

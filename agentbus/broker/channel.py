@@ -9,7 +9,7 @@ from agentbus.broker.connection import Argument, Broker
 from agentbus.broker.inbox import BatchAnswer, batch_answer
 from agentbus.broker.keys import ChannelKeys, channel_keys
 from agentbus.broker.scripts import Call, load, run
-from agentbus.errors import WrongKeyType
+from agentbus.errors import BrokerRefused, WrongKeyType
 
 
 class Channel:
@@ -38,7 +38,10 @@ class Channel:
         keys = self.keys
         reply = await self._run(
             "append",
-            (keys.producer + producer, keys.ledger, keys.log, keys.keys_even, keys.keys_odd, keys.policy),
+            (
+                keys.producer + producer, keys.ledger, keys.log, keys.keys_even, keys.keys_odd, keys.policy,
+                *((keys.loops_even, keys.loops_odd) if options else ()),
+            ),
             first, *limits, options, *texts,
         )  # fmt: skip
         return batch_answer(reply)
@@ -51,6 +54,17 @@ class Channel:
         flat = entries[0][1]
         return dict(zip(flat[::2], flat[1::2], strict=True)).get(b"message")
 
+    async def subscribers(self) -> list[str]:
+        """Return the names of those who have a cursor in the log, in alphabetical order."""
+        try:
+            groups = await self._broker.execute("XINFO", "GROUPS", self.keys.log)
+        except BrokerRefused as error:
+            if "no such key" not in str(error):
+                raise
+            return []
+        named = [dict(zip(group[::2], group[1::2], strict=True))[b"name"] for group in groups]
+        return sorted(name.decode(errors="replace") for name in named)
+
     async def _run(self, name: str, keys: Sequence[str], *arguments: Argument) -> Any:
         try:
             return await run(self._broker, Call(load(name), keys, arguments))
@@ -62,7 +76,7 @@ async def wrong_channel_types(broker: Broker, keys: ChannelKeys) -> list[str]:
     """Return, for people, every key of a channel that holds another type than it should."""
     expected: Mapping[str, str] = {
         keys.log: "stream", keys.ledger: "hash", keys.policy: "hash",
-        keys.keys_even: "hash", keys.keys_odd: "hash",
+        keys.keys_even: "hash", keys.keys_odd: "hash", keys.loops_even: "hash", keys.loops_odd: "hash",
     }  # fmt: skip
     types = await broker.pipeline([("TYPE", key) for key in expected])
     return [

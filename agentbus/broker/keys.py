@@ -107,6 +107,14 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "trimmed with the lanes",
     ),
     KeyInfo(
+        f"{_ADDRESS}cancelled",
+        "hash",
+        "Messages that were cancelled while they waited: `<source> <entry id>` to who cancelled it. They end "
+        "when their turn comes; `source` is 0 for `returned`, 1 to 5 for the lanes.",
+        "cancel; fetch, weed, reclaim remove",
+        "as long as such a message waits",
+    ),
+    KeyInfo(
         f"{_ADDRESS}schedules",
         "hash",
         "Recurring messages whose target is this address: `<id>` is the definition (JSON: topic, schedule, "
@@ -182,10 +190,10 @@ CATALOGUE: tuple[KeyInfo, ...] = (
     KeyInfo(
         f"{_ADDRESS}reads:<agent>",
         "stream",
-        "What the agent was handed and how it ended: `delivered` (first and last entry) with `count`, or "
-        "`processed`, `expired`, `discarded`, `moved` (entries). The time is that of the record.",
+        "What the agent was handed and how it ended: `delivered` with `count`, or `processed`, `expired`, "
+        "`discarded`, `moved`; the entries, or `<first>..<last>`. The time is that of the record.",
         "fetch_log, settle_log",
-        "the last 2,000",
+        "the last 1,000",
     ),
     KeyInfo(
         f"{_ADDRESS}cursors",
@@ -225,6 +233,14 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "window each; bucket `due` holds those of messages not due yet.",
         "publish, append, promote, carry",
         "`0` and `1` expire whole after two windows; `due` with its messages",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}loops:<bucket>",
+        "hash",
+        "How many messages each sender has sent from within handlers in each conversation: "
+        "`<sender>/<correlation id>` to count and begin of its window (ms). Buckets `0` and `1` take turns.",
+        "publish, append",
+        "each expires whole after two windows",
     ),
     KeyInfo(
         f"{_ADDRESS}outcomes",
@@ -307,11 +323,56 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "as long as something recurs",
     ),
     KeyInfo(
+        "replay:<id>",
+        "string",
+        "A replay as JSON: what was asked, the cursor of the next page, how many messages it has carried.",
+        "whoever replays",
+        "PX: the window of idempotency keys, since its last page",
+    ),
+    KeyInfo(
         "workers",
         "hash",
         "Worker id to JSON: host, process, roles with lag and last error, and when it was last seen.",
         "worker_beat",
         "a worker that stopped goes at once, one that died after ten minutes",
+    ),
+    KeyInfo(
+        "bindings",
+        "hash",
+        "Durable wildcards: `<agent> <pattern>` to JSON: `since` (ms). What matches is copied into the inbox "
+        "of the agent by whoever publishes it.",
+        "subscriber, when an agent with bindings begins to be served; `agentbus bindings rm`",
+        "until unbound, whether the agent is served or not",
+    ),
+    KeyInfo(
+        "consents",
+        "hash",
+        "Who may have copies of what an inbox gets: `<inbox> <agent that serves it>` to a JSON "
+        "list of agents, or `*`.",
+        "subscriber, when an agent begins to be served",
+        "until the agent is served without it",
+    ),
+    KeyInfo(
+        "copies",
+        "hash",
+        "How bindings did: `<agent> <pattern> <what>` to a count; what: `copied` or why refused.",
+        "publisher, after copying; removed with the binding",
+        "as long as the binding",
+    ),
+    KeyInfo(
+        "live:<topic>",
+        "pub/sub channel",
+        "What `Bus.emit` sends: the envelope as JSON. No key; at most once.",
+        "emitter",
+        "a moment",
+    ),
+    KeyInfo(
+        "mirror:<pattern>",
+        "pub/sub channel",
+        "Stored messages for those who watch this pattern with `stored=True`: the envelope as JSON. "
+        "Publishers ask the server which of these channels have listeners. No key; at most once.",
+        "publisher, after storing",
+        "a moment",
     ),
     KeyInfo(
         "archive",
@@ -336,6 +397,8 @@ class InboxKeys:
     unannounced: str
     resolved: str
     ended: str
+    #: Marks of what was cancelled while it waited.
+    cancelled: str
     schedules: str
     ticks: str
     archived: str
@@ -345,6 +408,8 @@ class InboxKeys:
     keys_even: str
     keys_odd: str
     keys_due: str
+    loops_even: str
+    loops_odd: str
     outcomes: str
     ledger: str
     policy: str
@@ -372,6 +437,7 @@ def inbox_keys(prefix: str, address: str) -> InboxKeys:
         unannounced=root + "unannounced",
         resolved=root + "resolved",
         ended=root + "ended",
+        cancelled=root + "cancelled",
         schedules=root + "schedules",
         ticks=root + "ticks",
         archived=root + "archived",
@@ -381,6 +447,8 @@ def inbox_keys(prefix: str, address: str) -> InboxKeys:
         keys_even=root + "keys:0",
         keys_odd=root + "keys:1",
         keys_due=root + "keys:due",
+        loops_even=root + "loops:0",
+        loops_odd=root + "loops:1",
         outcomes=root + "outcomes",
         ledger=root + "ledger",
         policy=root + "policy",
@@ -399,6 +467,8 @@ class ChannelKeys:
     policy: str
     keys_even: str
     keys_odd: str
+    loops_even: str
+    loops_odd: str
     schedules: str
     ticks: str
     archived: str
@@ -417,6 +487,8 @@ def channel_keys(prefix: str, address: str) -> ChannelKeys:
         policy=root + "policy",
         keys_even=root + "keys:0",
         keys_odd=root + "keys:1",
+        loops_even=root + "loops:0",
+        loops_odd=root + "loops:1",
         schedules=root + "schedules",
         ticks=root + "ticks",
         archived=root + "archived",
@@ -482,9 +554,39 @@ def workers(prefix: str) -> str:
     return f"{prefix}:workers"
 
 
+def replay(prefix: str, replay_id: str) -> str:
+    """Return the record of one replay."""
+    return f"{prefix}:replay:{replay_id}"
+
+
 def archive(prefix: str) -> str:
     """Return the hash that says whether this deployment archives."""
     return f"{prefix}:archive"
+
+
+def bindings(prefix: str) -> str:
+    """Return the hash of durable wildcards."""
+    return f"{prefix}:bindings"
+
+
+def consents(prefix: str) -> str:
+    """Return the hash of who may have copies of what an inbox gets."""
+    return f"{prefix}:consents"
+
+
+def copies(prefix: str) -> str:
+    """Return the hash of the counters of bindings."""
+    return f"{prefix}:copies"
+
+
+def live(prefix: str, topic: str) -> str:
+    """Return the pub/sub channel of live events of a topic."""
+    return f"{prefix}:live:{topic}"
+
+
+def mirror(prefix: str, pattern: str) -> str:
+    """Return the pub/sub channel of stored messages that fall under a pattern."""
+    return f"{prefix}:mirror:{pattern}"
 
 
 def check_prefix(prefix: str) -> str:

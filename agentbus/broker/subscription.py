@@ -16,7 +16,7 @@ from agentbus.broker.connection import Argument, Broker, Link
 from agentbus.broker.inbox import Burial, Joined, RawEntry, Reclaimed, raw_entry
 from agentbus.broker.keys import SubscriberKeys, subscriber_keys
 from agentbus.broker.scripts import Call, load, run
-from agentbus.errors import BrokerRefused, StaleDelivery
+from agentbus.errors import BrokerRefused, NoSuchCursor, StaleDelivery
 
 #: The number of the one stream of a channel, where an inbox has several.
 LOG = 0
@@ -145,6 +145,10 @@ class Subscription:
             self._gap = None
         return entries
 
+    async def weed(self, consumer: str, entries: Sequence[RawEntry]) -> list[RawEntry]:
+        """Return all of them: a log is everybody's, and nothing in it is cancelled."""
+        return list(entries)
+
     # --- ends ---
 
     async def settle(self, consumer: str, outcome: str, entries: Mapping[int, Iterable[bytes]]) -> int:
@@ -168,8 +172,8 @@ class Subscription:
         self, consumer: str, entry: RawEntry, delay_ms: int, kind: str, failure: str, message_id: str
     ) -> None:
         """Carry a delivery into the agent's inbox, where it comes due; it is this agent's retry alone."""
-        state: dict[str, Any] = {"attempt": 1} if kind == "retried" else {"deferrals": 1}
-        await self._carry(entry, message_id, state | _failures(failure), delay_ms=delay_ms)
+        spent: dict[str, Any] = {"attempt": 1} if kind == "retried" else {"deferrals": 1}
+        await self._carry(entry, message_id, spent | _failures(failure), delay_ms=delay_ms)
         await self.settle(consumer, "moved", {LOG: (entry.entry_id,)})
 
     async def bury(
@@ -192,7 +196,12 @@ class Subscription:
     async def _carry(self, entry: RawEntry, message_id: str, state: Mapping[str, Any], **where: Any) -> str:
         origin = Origin(self.address, entry.entry_id.decode(), self.agent)
         carried = await self._carrier.carry(
-            f"agent.{self.agent}", origin, message_id, entry.message, state=state, **where
+            f"agent.{self.agent}",
+            origin,
+            message_id,
+            entry.message,
+            state={**state, **_expiry(entry)},
+            **where,
         )
         return carried.place
 
@@ -254,6 +263,21 @@ def _nobody_waits() -> None:
     """Stand in until somebody reads."""
 
 
+async def forget_cursor(broker: Broker, prefix: str, address: str, agent: str) -> int:
+    """Remove an agent's cursor at a channel; returns how many messages it had been handed and not settled.
+
+    Raises `NoSuchCursor`, and `BrokerRefused` while a consumer of the agent reads by it.
+    """
+    keys = subscriber_keys(prefix, address, agent)
+    touched = (keys.log, keys.subscriber, keys.alive, keys.started, keys.crashes, keys.reads)
+    reply = await run(broker, Call(load("forget_cursor"), touched, (agent,)))
+    if reply[0] == b"unknown":
+        raise NoSuchCursor(f"{agent} has no cursor at {address}")
+    if reply[0] == b"alive":
+        raise BrokerRefused(f"{agent} reads {address} now, as {reply[1].decode()}; stop it first")
+    return int(reply[1])
+
+
 def _failures(failure: str) -> dict[str, Any]:
     if not failure:
         return {}
@@ -261,8 +285,21 @@ def _failures(failure: str) -> dict[str, Any]:
     return {"first_failure": found, "last_failure": found}
 
 
+def _expiry(entry: RawEntry) -> dict[str, Any]:
+    """Return the end of its time to live, which an inbox keeps beside a message: it began in the log."""
+    ttl = _envelope(entry).get("ttl")
+    if not isinstance(ttl, (int, float)):
+        return {}
+    return {"expires": int(entry.entry_id.partition(b"-")[0]) + round(ttl * 1000)}
+
+
 def _message_id(entry: RawEntry) -> str:
+    return str(_envelope(entry).get("message_id") or f"entry-{entry.entry_id.decode()}")
+
+
+def _envelope(entry: RawEntry) -> dict[str, Any]:
     try:
-        return str(json.loads(entry.message)["message_id"])
-    except (ValueError, KeyError, TypeError):
-        return f"entry-{entry.entry_id.decode()}"
+        envelope = json.loads(entry.message)
+    except ValueError:
+        return {}
+    return envelope if isinstance(envelope, dict) else {}

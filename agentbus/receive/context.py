@@ -8,11 +8,15 @@ from datetime import datetime
 from typing import Any
 
 from agentbus.broker.subscription import Gap
+from agentbus.message.current import handling
 from agentbus.message.message import Message
 from agentbus.receive.delivery import Delivery
 
 #: Sends a message in the name of the agent: the same call as `Bus.publish`.
 Publish = Callable[..., Awaitable[Any]]
+
+#: Sends a part of the answer; False when nobody wants parts.
+SendPart = Callable[[Any], Awaitable[bool]]
 
 _logger = logging.getLogger("agentbus.handler")
 
@@ -27,6 +31,7 @@ class Context:
         publish: Publish,
         reply: Callable[[Message, Any], Awaitable[None]],
         deadline: datetime | None,
+        send_part: SendPart,
     ) -> None:
         self.delivery = delivery
         #: The agent's ``state``: what the application shares between handlers.
@@ -35,6 +40,7 @@ class Context:
         self.deadline = deadline
         self._publish = publish
         self._reply = reply
+        self._send_part = send_part
         self._timed_out = False
 
     @property
@@ -78,15 +84,22 @@ class Context:
         self._timed_out = True
 
     async def publish(self, topic: Any, body: Any, **options: Any) -> Any:
-        """Send a message caused by this one: same conversation, unless ``correlation_id`` says otherwise."""
-        options.setdefault("causation_id", self.message.message_id)
-        options.setdefault("correlation_id", self.message.correlation_id or self.message.message_id)
-        for name in ("session_id", "project"):
-            value = getattr(self.message, name)
-            if value is not None:
-                options.setdefault(name, value)
-        return await self._publish(topic, body, **options)
+        """Send a message in the agent's name, caused by this one: same conversation, unless options say so.
+
+        `Bus.publish` inside a handler continues the conversation as well; this does it from anywhere.
+        """
+        with handling(self.message):
+            return await self._publish(topic, body, **options)
 
     async def reply(self, body: Any) -> None:
         """Answer whoever asked, now; what the handler returns is then not sent again."""
         await self._reply(self.message, body)
+
+    async def send_part(self, part: Any) -> bool:
+        """Send a part of the answer, now, to an asker that reads it in parts (`Bus.stream`).
+
+        Waits until the broker has it, so that parts arrive in order and none is lost. False when nobody wants
+        it: nobody asked, it was asked by `Bus.request`, or the process that asked is gone. Raises
+        `InvalidValue` for what cannot be sent.
+        """
+        return await self._send_part(part)

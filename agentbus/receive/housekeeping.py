@@ -158,9 +158,9 @@ class Housekeeper:
     async def trim(self) -> None:
         """Remove history beyond what is kept; look first, where trimming found all in order before."""
         now, state = clock(), await self._kept.state()
-        if self._trimmed is not None and self._trimmed[0] == state:
-            if now < self._trimmed[1] + IDLE_TRIM_INTERVAL:
-                return
+        seen, trimmed_at = self._trimmed or (None, 0.0)
+        if state == seen and now < trimmed_at + IDLE_TRIM_INTERVAL:
+            return
         # Cut off in between, it begins anew.
         self._trimmed = None
         await self._kept.trim()

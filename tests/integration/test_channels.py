@@ -9,7 +9,18 @@ from typing import Any
 
 import pytest
 
-from agentbus import Agent, AgentSettings, Bus, Context, Event, Reject, Retry
+from agentbus import (
+    Agent,
+    AgentSettings,
+    BrokerRefused,
+    Bus,
+    Context,
+    Event,
+    NoSuchCursor,
+    NoSuchMessage,
+    Reject,
+    Retry,
+)
 from agentbus.broker.keys import channel_keys, subscriber_keys
 from agentbus.testing import BrokerForTests
 from tests.agents.look import Look
@@ -248,3 +259,72 @@ async def test_with_concurrency_several_run_at_a_time(bus: Bus, channel: str, un
         await bus.publish_many(f"{channel}.note", range(4))
         async with asyncio.timeout(5):
             await together.wait()
+
+
+async def test_who_reads_how_far_and_who_has_read_what_can_be_asked(
+    bus: Bus, channel: str, unique: Unique
+) -> None:
+    quick, slow = unique("quick"), unique("slow")
+    hold, seen = asyncio.Event(), list[int]()
+    waiting = Agent(slow)
+
+    @waiting.on(f"{channel}.note")
+    async def wait(body: int) -> None:
+        await hold.wait()
+
+    async with bus.serving(reader(quick, f"{channel}.note", seen), waiting):
+        first = await bus.publish(f"{channel}.note", 0)
+        second = await bus.publish(f"{channel}.note", 1)
+
+        async def read() -> bool:
+            receipts = await bus.channels.receipts(channel, second.message_id)
+            return receipts[0].outcome == "processed"
+
+        await eventually(read)
+        by_entry = await bus.channels.receipts(channel, str(first.entry_id))
+        assert [(each.agent, each.outcome) for each in by_entry] == [(quick, "processed"), (slow, None)]
+        assert by_entry[0].delivered_ms and by_entry[0].read_ms and by_entry[1].delivered_ms
+        assert by_entry[0].read_ms >= by_entry[0].delivered_ms and by_entry[1].read_ms is None
+        found = await bus.channels.subscribers(channel)
+        assert [(each.agent, each.behind, each.pending) for each in found] == [(quick, 0, 0), (slow, 1, 1)]
+        with pytest.raises(BrokerRefused, match="reads"):
+            await bus.channels.forget(channel, quick)
+        hold.set()
+    with pytest.raises(NoSuchMessage):
+        await bus.channels.receipts(channel, "not-there")
+    assert await bus.channels.forget(channel, quick) == 0
+    assert [each.agent for each in await bus.channels.subscribers(channel)] == [slow]
+    with pytest.raises(NoSuchCursor):
+        await bus.channels.forget(channel, quick)
+
+
+async def test_a_message_that_expired_is_passed_by_also_on_its_way_through_a_retry(
+    bus: Bus, channel: str, unique: Unique
+) -> None:
+    runs: list[int] = []
+    agent = Agent(unique("late"), retry=Retry(max_retries=3, retry_delay=0.4, shortest_delay=0.4))
+
+    @agent.on(f"{channel}.note", start="beginning")
+    async def fail(body: int) -> None:
+        runs.append(body)
+        raise RuntimeError("again")
+
+    short = await bus.publish(f"{channel}.note", 0, ttl=0.001)
+    log = channel_keys(bus.settings.prefix, channel).log
+
+    async def expired() -> bool:
+        seconds, micros = await bus.rooms.broker.execute("TIME")
+        entered = int(str(short.entry_id).split("-")[0])
+        return int(seconds) * 1000 + int(micros) // 1000 > entered + 1
+
+    await eventually(expired)
+    assert await bus.rooms.broker.execute("XLEN", log) == 1
+    async with bus.serving(agent):
+        await bus.publish(f"{channel}.note", 1, ttl=0.3)
+
+        async def ended() -> bool:
+            return await Look(bus, agent.name).count("expired") == 1
+
+        await eventually(ended)
+    assert runs == [1]
+    assert (await counters(bus, channel, agent.name))["expired"] == "1"
