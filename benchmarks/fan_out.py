@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .processes import Side
     from .runner import Runner
 
-LIMIT = 30.0
+LIMIT = 60.0
 FIRST_BURST = 500
 """Messages of the first burst to one subscriber; what it takes tells how long the next ones are."""
 
@@ -49,7 +49,7 @@ async def _turn(runner: Runner, name: str, number: int) -> None:
         runner.results.versions.update(announcer.versions)
         sides = [await stack.enter_async_context(runner.side(name)) for _ in range(SUBSCRIBER_PROCESSES)]
         deliveries = float(FIRST_BURST)
-        for size in (each for each in SUBSCRIBERS if each <= runner.plan.most_subscribers):
+        for size in _sizes(runner, name, number):
             players = Cast(announcer, tuple(sides[: 1 if size == 1 else None]))
             count = max(5, int(deliveries / size))
             if name == AGENTBUS and size == LARGEST:
@@ -58,6 +58,12 @@ async def _turn(runner: Runner, name: str, number: int) -> None:
             runner.results.values[name, fan_out(size)][number] = rate
             runner.say(f"round {number}  {name:16} fan-out to {size:,}: {rate:,.0f} deliveries/s")
             deliveries = rate * runner.plan.seconds
+
+
+def _sizes(runner: Runner, name: str, number: int) -> list[int]:
+    """The largest size once only: it takes as long as all others together."""
+    most = min(runner.plan.most_subscribers, CATALOGUE[name].most_subscribers)
+    return [size for size in SUBSCRIBERS if size <= most and (size < LARGEST or number == 1)]
 
 
 async def _size(runner: Runner, name: str, players: Cast, size: int, count: int) -> float:
