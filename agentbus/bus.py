@@ -27,6 +27,7 @@ from agentbus.broker.log_watch import LogWatch
 from agentbus.broker.policy_store import PolicyStore
 from agentbus.broker.schedules import ScheduleStore
 from agentbus.broker.server import check_safe
+from agentbus.broker.server_clock import jump_told
 from agentbus.broker.wake import Announcer, Wake
 from agentbus.cancellation import Cancellation, Cancelled
 from agentbus.channels import Channels
@@ -172,7 +173,10 @@ class Bus:
             Grounds(
                 broker,
                 self.settings.prefix,
-                Heart(lambda: Broker(self._connection(url, "heart"))),
+                Heart(
+                    lambda: Broker(self._connection(url, "heart")),
+                    lambda jump: self.events.emit("clock_jump", "", jump_told(jump), seconds=jump),
+                ),
                 self.events,
                 SuspectGate(),
                 self.settings.retention,

@@ -21,6 +21,7 @@ to whoever listens. The actions:
 ``dropped_delivery``      user code let go of a delivery without settling it
 ``unannounced``           the workers were not told of a due message; their slow sweep finds it
 ``orphaned``              bodies of delayed messages that nothing points at; somebody deleted the index
+``clock_jump``            the server's clock jumped: what is delayed came due early, or comes due late
 ``gap``                   retention removed messages of a channel before a subscriber had read them
 ``read_refused``          the broker refuses a read; it is tried again
 ``policy_ignored``        the stored policy of an address cannot be read
