@@ -97,7 +97,7 @@ class Heart:
     def __init__(
         self, make_broker: Callable[[], Broker], clock_jumped: Callable[[float], None] | None = None
     ) -> None:
-        """``clock_jumped`` is told, in the application's loop, how far the server's clock jumped, in seconds."""
+        """``clock_jumped`` is told, in the application's loop, by how many seconds the server's clock did."""
         self._make_broker = make_broker
         self._clock_jumped = clock_jumped
         self._server_clock = ServerClock()
