@@ -27,7 +27,7 @@ from agentbus.receive.agent import Agent, CallNext, Middleware
 from agentbus.receive.context import Context, Publish
 from agentbus.receive.delivery import Answer, Delivery
 from agentbus.receive.handlers import Handler
-from agentbus.receive.outcome import EXPIRED, PASSED_ON, PROCESSED, Kind, Outcome, storable
+from agentbus.receive.outcome import EXPIRED, PASSED_ON, PROCESSED, RELEASED, Kind, Outcome, storable
 
 _logger = logging.getLogger("agentbus")
 #: A type without a handler is handed back this often while others serve the address …
@@ -94,6 +94,9 @@ class Execution:
         """
         message = delivery.message
         handler = self._agent.channel_handler(delivery.address, message.message_type)
+        if handler is None and delivery.address not in self._agent.following:
+            # Unsubscribed a moment ago: whoever subscribes again goes on with this one.
+            return RELEASED
         own = message.from_agent == self._agent.name
         # With recipients it stands here for the record: those who are named have it in their inboxes.
         if handler is None or message.recipients or (own and not handler.include_own):
