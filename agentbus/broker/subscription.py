@@ -60,6 +60,8 @@ class Subscription:
         self._tell_gap = tell_gap
         #: When the cursor was made: what a later one of the same agent carries is not taken for this one's.
         self._born = ""
+        #: The last entry that an answer brought here.
+        self._seen = b"0-0"
         self.keys: SubscriberKeys = subscriber_keys(prefix, address, agent)
 
     @property
@@ -115,14 +117,17 @@ class Subscription:
         keys = self.keys
         reply = await self._run(
             "fetch_log", (keys.alive, keys.subscriber, keys.log, keys.crashes, keys.reads),
-            consumer, self.agent, most, most_bytes, int(self._in_order), link=link,
+            consumer, self.agent, most, most_bytes, int(self._in_order), self._seen, link=link,
         )  # fmt: skip
         if reply[0] == b"standby":
             return []
         if reply[1]:
             self._tell_gap(Gap(int(reply[1]), reply[2].decode()))
         items = iter(reply[3:])
-        return [RawEntry(LOG, *item) for item in zip(items, items, items, strict=True)]
+        entries = [RawEntry(LOG, *item) for item in zip(items, items, items, strict=True)]
+        if entries:
+            self._seen = entries[-1].entry_id
+        return entries
 
     # --- ends ---
 

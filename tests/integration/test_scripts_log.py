@@ -98,6 +98,26 @@ async def test_what_one_that_is_gone_held_is_found_behind_much_that_the_living_h
     assert len(held) == 2 and (await on.fetch("next", 2, several))[0].entry_id == held[0].entry_id
 
 
+async def test_what_an_answer_that_was_lost_had_handed_out_comes_first_and_a_late_question_takes_nothing(
+    on: LogBench,
+) -> None:
+    await on.write(*range(6))
+    await on.place.join("c")
+    assert await on.bodies("c", 2) == [0, 1]
+    late = on.place._seen
+    assert await on.bodies("c", 2) == [2, 3]
+    # The line is cut: what was asked before is executed now, and its answer goes nowhere.
+    seen, on.place._seen = on.place._seen, late
+    assert await on.bodies("c", 1) == [2]
+    on.place._seen = seen
+    assert await on.bodies("c", 2) == [4, 5]
+    # The answer with 4 and 5 is lost.
+    on.place._seen = seen
+    await on.write(6)
+    assert await on.bodies("c") == [4, 5, 6]
+    assert await on.look.count("handed_out") == 7
+
+
 # --- gaps ---
 
 

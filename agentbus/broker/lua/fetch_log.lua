@@ -5,14 +5,16 @@
 --
 -- KEYS   1 alive   2 subscriber   3 log   4 crashes   5 reads
 -- ARGV   1 consumer   2 the agent   3 most messages   4 most bytes   5 1 = one consumer of the agent at a time
+--        6 the last entry that the consumer has seen, '0-0' at first
 -- Returns {'fetched', missed, the entry before the gap, entry id, message, state, entry id, …}
 --         missed: how many messages retention removed before this agent had handled them, as found in this call;
 --         message '' = malformed; state: '' or JSON with `crashes` and `gap`
 --         {'standby'}   another consumer of the agent reads, and lives
 --         {'fenced'}
 --
--- First what consumers that are gone had been handed, then what is new: in the order of the log, also when one
--- consumer takes over from another. A gap is counted when the cursor passes it, in the same step: neither a
+-- First what an answer that was lost had handed out, then what consumers that are gone had been handed, then what
+-- is new: in the order of the log, also when one consumer takes over from another. A question that arrives late,
+-- after one that was asked since, hands out only what the next one finds again. A gap is counted when the cursor passes it, in the same step: neither a
 -- crash nor a second look counts it twice, or not at all. It is told with the entry behind it. What was read
 -- cannot be given back, so nothing after the first read may raise an error.
 local LONGEST_READ = 64
@@ -88,6 +90,17 @@ local function earlier(left, right)
   return time < other or (time == other and tonumber(number) < tonumber(place))
 end
 
+-- Returns whether there may be more. Behind what it has seen everything that is pending for it was never seen.
+local function take_unseen()
+  local longest = math.max(500, most)
+  local pending = redis.call('XPENDING', KEYS[3], group, '(' .. ARGV[6], '+', longest, consumer)
+  for _, item in ipairs(pending) do
+    if taken >= most or bytes >= bytes_left then return true end
+    take_over(item[1])
+  end
+  return #pending == longest
+end
+
 -- Returns whether there may be more. Asked for each of them: what the living hold must not hide it.
 local function take_from(gone)
   local ids, more, longest = {}, false, math.max(500, most)
@@ -145,7 +158,8 @@ local function read_new()
 end
 
 local gone = strays()
-local more = #gone > 0 and take_from(gone)
+local more = ARGV[5] == '1' and take_unseen()
+if not more and #gone > 0 then more = take_from(gone) end
 if not more then
   for _, owner in ipairs(gone) do remove_if_idle(KEYS[3], group, owner) end
   read_new()
