@@ -30,6 +30,8 @@ _WRITERS = {"plain": (_MAIN, 30.0), "keyed": (_MAIN, 30.0), "hasty": (_MAIN, 0.4
 _LEASE = 2.0
 #: Longer than a lease, so that others take over.
 _FROZEN_SECONDS = _LEASE + 2.0
+#: How much longer than before a fault of a mixed run: some must live for a lease, to take over.
+_PACE = 4.0
 _AWAY = "away"
 
 
@@ -102,7 +104,7 @@ class ChannelRun:
         self._leave()
         for number, fault in enumerate(self._faults, 1):
             gate.open(0.1 + 0.8 * number / len(self._faults))
-            time.sleep(fault.after)
+            time.sleep(_PACE * fault.after)
             self._thaw(time.monotonic())
             self._carry_out(fault)
         gate.open(0.9)
@@ -177,8 +179,8 @@ class ChannelRun:
             self._stage.freeze(pid)
             self._frozen[pid] = time.monotonic() + _FROZEN_SECONDS
             return
-        # A frozen one too.
-        pid = sorted(self._agents)[pick % len(self._agents)]
+        able = running or sorted(self._agents)
+        pid = able[pick % len(able)]
         self._frozen.pop(pid, None)
         if not self._stage.kill(pid):
             raise RunFailed("an agent had ended by itself")

@@ -83,7 +83,7 @@ class _Reading:
     async def _work(self, delivery: Delivery, key: str) -> None:
         dice = zlib.crc32(f"{self._seed} {key}".encode()) % 100
         if dice >= 60:
-            await asyncio.sleep(dice / 12_000)
+            await asyncio.sleep(dice / 6_000)
         if not self._seed:
             return
         if dice == 0:
