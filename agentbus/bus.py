@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Unpack, cast
 
+from agentbus.bindings.bindings import Binding, list_bindings
+from agentbus.bindings.companion import BindingCompanion
+from agentbus.bindings.forwarding import Forwarder
+from agentbus.bindings.table import BindingTable
+from agentbus.broker.bindings import BindingStore
 from agentbus.broker.carry import Carrier
 from agentbus.broker.connection import Broker, ConnectionSettings
 from agentbus.broker.embedded import EmbeddedSettings, ensure_running
@@ -31,9 +36,13 @@ from agentbus.history.archived import LazyArchive
 from agentbus.history.entry import HistoryPage
 from agentbus.history.history import History
 from agentbus.history.query import HistoryFilters
+from agentbus.live.live import EmitOptions, Live
+from agentbus.live.watch import Watch
 from agentbus.message.address_policy import Policy
 from agentbus.message.durations import Duration, milliseconds
 from agentbus.message.message import Message
+from agentbus.message.patterns import parse_pattern
+from agentbus.message.reply_address import PartMark
 from agentbus.message.topics import check_name, parse_address, parse_inbox
 from agentbus.receive.agent import Agent
 from agentbus.receive.grounds import Grounds
@@ -44,10 +53,13 @@ from agentbus.receive.pulling import PulledDelivery, Puller
 from agentbus.receive.subscriber import Subscriber, until_ready
 from agentbus.receive.workload import SuspectGate
 from agentbus.schedules.schedules import Schedules
-from agentbus.send.envelope import AnyTopic, Outgoing, PublishOptions, Sender, compose
+from agentbus.send.collecting import Answers, Collecting, OpenQuestion
+from agentbus.send.envelope import AnyTopic, MessageOptions, Outgoing, PublishOptions, Sender, compose
 from agentbus.send.publisher import Publisher
-from agentbus.send.requests import Answers, Requests
+from agentbus.send.replies import Replies
+from agentbus.send.requests import Answering, Requests
 from agentbus.send.stored import Stored
+from agentbus.send.streaming import StreamOptions, Streams
 from agentbus.settings import (
     EMBEDDED_URL,
     BusSettings,
@@ -68,11 +80,15 @@ class _Rooms:
 
     broker: Broker
     publisher: Publisher
-    requests: Requests
+    replies: Replies
     grounds: Grounds
     policies: Declarations
     history: History
     archive: LazyArchive | None
+    bindings: BindingStore
+    table: BindingTable
+    forwarder: Forwarder
+    live: Live
 
 
 class Bus:
@@ -125,17 +141,26 @@ class Bus:
         except AgentBusError:
             await broker.close()
             raise
+        key_window_ms = milliseconds(self.settings.publisher.key_window, "key_window")
+        announcer = Announcer(broker, self.settings.prefix, self.events)
+        carrier = Carrier(broker, self.settings.prefix, key_window_ms, announcer)
+        bindings = BindingStore(broker, self.settings.prefix)
+        table = BindingTable(bindings, self.events)
+        forwarder = Forwarder(broker, self.settings.prefix, table, bindings, carrier)
         publisher = Publisher(
-            broker, self.settings.prefix, self._sender, self.settings.publisher, self.events
+            broker,
+            self.settings.prefix,
+            self._sender,
+            self.settings.publisher,
+            self.events,
+            forwarder,
         )
         dsn = self.settings.archive or archive_dsn()
         archive = LazyArchive(dsn, self.settings.prefix) if dsn else None
-        key_window_ms = milliseconds(self.settings.publisher.key_window, "key_window")
-        announcer = Announcer(broker, self.settings.prefix, self.events)
         self._rooms = _Rooms(
             broker,
             publisher,
-            Requests(broker, self.settings.prefix, publisher, self.events),
+            Replies(broker, self.settings.prefix, self.events),
             Grounds(
                 broker,
                 self.settings.prefix,
@@ -144,12 +169,16 @@ class Bus:
                 SuspectGate(),
                 self.settings.retention,
                 key_window_ms,
-                Carrier(broker, self.settings.prefix, key_window_ms, announcer),
+                carrier,
                 LogWatch(broker),
             ),
             Declarations(PolicyStore(broker, self.settings.prefix)),
             History(broker, self.settings.prefix, archive),
             archive,
+            bindings,
+            table,
+            forwarder,
+            Live(broker, self.settings.prefix, self.events, self._composed),
         )
 
     async def close(self) -> None:
@@ -160,7 +189,8 @@ class Bus:
         for puller in (*self._pulls.values(), *self._pullers):
             await puller.close()
         self._pulls.clear()
-        await rooms.requests.close()
+        await rooms.live.close()
+        await rooms.replies.close()
         await rooms.publisher.close()
         await rooms.grounds.watch.close()
         await rooms.grounds.heart.stop()
@@ -215,7 +245,104 @@ class Bus:
         Raises `RequestTimeout`, or `RequestFailed` at once when the request was rejected or its handler
         failed for good.
         """
-        return await self.rooms.requests.request(topic, body, reply, timeout, options)
+        rooms = self.rooms
+        return await Requests(rooms.publisher, rooms.replies).request(topic, body, reply, timeout, options)
+
+    def stream(
+        self,
+        topic: AnyTopic,
+        body: Any,
+        *,
+        timeout: Duration = 30.0,
+        idle_timeout: Duration | None = None,
+        part: type[Any] | None = None,
+        mark_restarts: bool = False,
+        **options: Unpack[PublishOptions],
+    ) -> AsyncGenerator[Any, None]:
+        """Ask, and yield the parts of the answer as they come, each as ``part`` if given.
+
+        ``timeout`` is for the whole answer, ``idle_timeout`` until the first part and between two. A handler
+        that sends no parts has one: what it returns. When the handler begins anew (a retry, another owner
+        after a death), `StreamRestarted` is raised, or with ``mark_restarts`` a `Restarted` yielded: parts
+        before it are not part of the answer. Raises also `PartsMissing`, and what `request` raises.
+        """
+        how = StreamOptions.of(timeout, idle_timeout, part, mark_restarts)
+        return Streams(self.rooms.publisher, self.rooms.replies).stream(topic, body, how, options)
+
+    def collecting(
+        self,
+        topic: AnyTopic,
+        body: Any,
+        *,
+        deadline: Duration = 30.0,
+        expect: int | None = None,
+        reply: type[Any] | None = None,
+        **options: Unpack[MessageOptions],
+    ) -> Collecting:
+        """Ask everybody who subscribes to a channel; iterate over the answers as they come.
+
+        Ends when all who subscribed at the time of asking have answered (with ``expect``: when so many
+        answers came), or at the deadline. Of each agent the first answer counts. Raises `InvalidTopic`,
+        `InvalidValue`, `RequestTimeout` when the question could not be stored, and what `publish` raises.
+        """
+        rooms = self.rooms
+        question = OpenQuestion.of(topic, body, reply, deadline, expect, options)
+        return Collecting(rooms.broker, self.settings.prefix, rooms.publisher, rooms.replies, question)
+
+    async def collect(
+        self,
+        topic: AnyTopic,
+        body: Any,
+        *,
+        deadline: Duration = 30.0,
+        expect: int | None = None,
+        reply: type[Any] | None = None,
+        **options: Unpack[MessageOptions],
+    ) -> Answers:
+        """Ask everybody who subscribes to a channel, and return all answers; see `collecting`."""
+        asking = self.collecting(topic, body, deadline=deadline, expect=expect, reply=reply, **options)
+        return await asking.all()
+
+    def _composed(self, topic: AnyTopic, body: Any, options: Mapping[str, Any]) -> Outgoing:
+        given = cast("PublishOptions", options)
+        return compose(self._sender, topic, body, given, self.settings.publisher.message_bytes)
+
+    # --- live events and bindings ---
+
+    async def emit(self, topic: AnyTopic, body: Any, **options: Unpack[EmitOptions]) -> int:
+        """Send a live event to whoever watches at this moment; it is stored nowhere, and never repeated.
+
+        Returns how many subscriptions the server passed it to: those whose pattern matches, and some that
+        only nearly match. Raises `InvalidValue` for a bad field, and `BrokerError`.
+        """
+        return await self.rooms.live.emit(topic, body, options)
+
+    def watch(
+        self, pattern: str, *, stored: bool = False, everything: bool = False, buffer: int = 1000
+    ) -> Watch:
+        """Watch live events: ``async for event in bus.watch("agent.*.status")``; see `Watch`.
+
+        ``stored`` shows messages that inboxes and channels store as well; entering it then takes a second,
+        after which every publisher knows. At most ``buffer`` events wait for a slow reader. Raises
+        `InvalidTopic` for what is no pattern; one that matches everything needs ``everything``.
+        """
+        return self.rooms.live.watch(pattern, self.rooms.table.hold if stored else None, everything, buffer)
+
+    async def bindings(self) -> list[Binding]:
+        """Return every durable wildcard, see `Agent.bind`, with its counters."""
+        return await list_bindings(self.rooms.bindings)
+
+    async def unbind(self, agent: str, pattern: str) -> bool:
+        """Remove a binding of an agent, served or not; False when there was none.
+
+        Returns when nothing is copied for it any more, after about a second. An agent that declares it puts
+        it back when it is served again.
+        """
+        text = parse_pattern(pattern, everything=True).text
+        found = await self.rooms.bindings.unbind(check_name(agent, "agent"), text)
+        if found:
+            await self.rooms.table.hold()
+        return found
 
     # --- policies ---
 
@@ -254,14 +381,10 @@ class Bus:
         """Recurring messages: ``add``, ``list``, ``get``, ``pause``, ``resume``, ``cancel``."""
         broker, prefix = self.rooms.broker, self.settings.prefix
 
-        def composed(topic: AnyTopic, body: Any, options: dict[str, Any]) -> Outgoing:
-            given = cast("PublishOptions", options)
-            return compose(self._sender, topic, body, given, self.settings.publisher.message_bytes)
-
         return Schedules(
             ScheduleStore(broker, prefix, self.settings.publisher.address_limit),
             Wake(broker, ticking(prefix)),
-            composed,
+            self._composed,
             lambda: known_addresses(broker, prefix),
             self._sender.agent,
         )
@@ -295,18 +418,28 @@ class Bus:
     def _subscriber(self, agent: Agent) -> Subscriber:
         rooms = self.rooms
         sender = Sender(agent.name, agent.type)
-        answers = Answers(
+        answers = Answering(
             rooms.broker, self.settings.prefix, self.events, sender, self.settings.publisher.message_bytes
         )
 
         async def publish(topic: AnyTopic, body: Any, **options: Unpack[PublishOptions]) -> Stored:
             return await rooms.publisher.publish_as(sender, topic, body, options)
 
-        async def answer(request: Message, content: Any, failure: Outcome | None) -> None:
+        async def answer(
+            request: Message, content: Any, failure: Outcome | None, mark: PartMark | None = None
+        ) -> None:
             problem = None if failure is None else {"reason": failure.reason, "detail": failure.detail}
-            await answers.send(request, content, problem)
+            await answers.send(request, content, problem, mark)
 
-        return Subscriber(agent, rooms.grounds, publish, answer)
+        return Subscriber(
+            agent, rooms.grounds, publish, answer, answers.send_part, [self._bindings_of(agent)]
+        )
+
+    def _bindings_of(self, agent: Agent) -> BindingCompanion:
+        rooms, settings = self.rooms, agent.settings
+        return BindingCompanion(
+            agent.name, agent.addresses, settings.copies_to, agent.bindings, rooms.bindings, rooms.table
+        )
 
     # --- pulling ---
 

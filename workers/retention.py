@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from agentbus.broker.inbox import Inbox
 from agentbus.broker.retention import ChannelRetention, InboxRetention
 from agentbus.errors import BrokerRefused
+from agentbus.message.topics import is_channel, is_inbox
 from workers import walk
 from workers.role import Ground, Role
 
@@ -79,10 +80,9 @@ class Retention(Role):
     def _retention_of(self, address: str) -> InboxRetention | ChannelRetention | None:
         bus = self.ground.bus
         broker, prefix, kept = bus.rooms.broker, bus.settings.prefix, self.ground.settings.retention
-        kind = address.partition(".")[0]
-        if kind == "agent":
+        if is_inbox(address):
             return InboxRetention(broker, Inbox(broker, prefix, address), kept, bus.events)
-        if kind in ("channel", "project", "system"):
+        if is_channel(address):
             return ChannelRetention(broker, prefix, address, kept, bus.events)
         return None
 

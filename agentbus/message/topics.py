@@ -1,7 +1,7 @@
 """Topics: ``kind.name.type``, and the addresses they point at.
 
-An address is an inbox (``agent.<name>``: work, handled by one agent each) or a channel (``channel.<name>``,
-``project.<id>``, ``system.<area>``: a log that many read).
+An address is an inbox (``agent.<name>``, ``capability.<name>``: work, handled by one agent each) or a channel
+(``channel.<name>``, ``project.<id>``, ``system.<area>``: a log that many read).
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ Reply = TypeVar("Reply")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:\.[A-Za-z0-9][A-Za-z0-9_-]*)*")
 _LONGEST_TYPE = 200
-#: The kind of address that holds work: an inbox. Each message in it is handled by one agent.
-INBOX_KIND = "agent"
+#: An inbox by the name of who serves it, and one by what whoever serves it can do.
+AGENT, CAPABILITY = "agent", "capability"
+#: Kinds of address that hold work: inboxes. Each message in one is handled by one agent.
+INBOX_KINDS = (AGENT, CAPABILITY)
+_RECIPIENT_FIELDS = {AGENT: "to_agent", CAPABILITY: "capability"}
 #: Kinds of address that are a log: everybody who looks sees every message.
 CHANNEL_KINDS = ("channel", "project", "system")
 #: Kinds that the grammar reserves; publishing to them is refused by name, not as a typing mistake.
@@ -38,6 +41,8 @@ class Destination:
     message_type: str
     #: Whether the address is a channel (a log) and not an inbox.
     is_channel: bool
+    #: The field of the envelope that names the recipient, and what it holds.
+    recipient: tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,7 @@ class Topic(Generic[Body, Reply]):
 
 
 def check_name(name: str, field: str = "name") -> str:
-    """Return a name of an agent or pool, or raise `InvalidValue` naming ``field``."""
+    """Return a name of an agent, pool or capability, or raise `InvalidValue` naming ``field``."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidValue(
             field,
@@ -103,14 +108,16 @@ def _split(topic: str) -> Destination:
         check_message_type(message_type, "topic")
     except InvalidValue as error:
         raise InvalidTopic("topic", f"in {topic!r}, {error.problem}") from None
-    return Destination(topic, f"{kind}.{name}", name, message_type, kind in CHANNEL_KINDS)
+    address, is_log = f"{kind}.{name}", kind in CHANNEL_KINDS
+    recipient = ("channel", address) if is_log else (_RECIPIENT_FIELDS[kind], name)
+    return Destination(topic, address, name, message_type, is_log, recipient)
 
 
 def parse_address(address: str) -> str:
     """Return an inbox or a channel after checking it; a bare name means an agent's inbox."""
     kind, dot, name = address.partition(".")
     if not dot:
-        return f"{INBOX_KIND}.{check_name(address, 'address')}"
+        return f"{AGENT}.{check_name(address, 'address')}"
     _check_kind(address, kind, "address")
     return f"{kind}.{check_name(name, 'address')}"
 
@@ -124,7 +131,7 @@ def parse_scope(text: str) -> tuple[str, str]:
 
 
 def parse_inbox(address: str) -> str:
-    """Return ``agent.<name>`` after checking it; raise `InvalidTopic` for a channel, which holds no work."""
+    """Return an inbox after checking it; raise `InvalidTopic` for a channel, which holds no work."""
     found = parse_address(address)
     if is_channel(found):
         raise InvalidTopic(
@@ -132,6 +139,16 @@ def parse_inbox(address: str) -> str:
             f"{found} is a channel: a log that nobody takes work from; this needs an inbox, agent.<name>",
         )
     return found
+
+
+def is_inbox(address: str) -> bool:
+    """Whether an address is one of those that hold work."""
+    return address.partition(".")[0] in INBOX_KINDS
+
+
+def short_address(address: str) -> str:
+    """Return the shortest text that means an address where one is asked for: an agent's is its name."""
+    return address.removeprefix(f"{AGENT}.")
 
 
 def is_channel(address: str) -> bool:
@@ -142,11 +159,9 @@ def is_channel(address: str) -> bool:
 def _check_kind(text: str, kind: str, field: str = "topic") -> None:
     if kind in RESERVED_KINDS:
         raise InvalidTopic(field, f"{text!r}: {kind!r} addresses cannot be published to in this version")
-    if kind != INBOX_KIND and kind not in CHANNEL_KINDS:
-        kinds = ", ".join(f"{known}." for known in CHANNEL_KINDS)
-        raise InvalidTopic(
-            field, f"{text!r} begins with {kind!r}; {_PLURALS[field]} begin with {INBOX_KIND}., {kinds}"
-        )
+    if kind not in INBOX_KINDS and kind not in CHANNEL_KINDS:
+        kinds = ", ".join(f"{known}." for known in (*INBOX_KINDS, *CHANNEL_KINDS))
+        raise InvalidTopic(field, f"{text!r} begins with {kind!r}; {_PLURALS[field]} begin with {kinds}")
 
 
 _PLURALS = {"topic": "topics", "address": "addresses"}

@@ -9,6 +9,8 @@ from agentbus.errors import ConfigurationError, InvalidValue
 from agentbus.message.durations import Duration, seconds
 from agentbus.message.policy import Retry
 from agentbus.message.topics import (
+    AGENT,
+    CAPABILITY,
     CHANNEL_KINDS,
     Topic,
     check_message_type,
@@ -16,6 +18,7 @@ from agentbus.message.topics import (
     parse_scope,
     parse_topic,
 )
+from agentbus.receive.declared_bindings import DeclaredBindings
 from agentbus.receive.delivery import Delivery
 from agentbus.receive.following import Following, Start, cursor_start
 from agentbus.receive.handlers import Handler, bind
@@ -34,8 +37,9 @@ _MOST_CONCURRENCY = 10_000
 class Agent:
     """A participant on the bus: what it is called and what it does with which message.
 
-    ``pools`` are further names whose work it shares with other agents. ``concurrency`` is the number of
-    handlers that run at one time. Middleware goes around every handler, outermost first.
+    ``pools`` are further names whose work it shares with other agents; so are ``capabilities``, which say
+    what it can do: ``capability.<name>``. ``concurrency`` is the number of handlers that run at one time.
+    Middleware goes around every handler, outermost first.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class Agent:
         *,
         type: str | None = None,
         pools: Sequence[str] = (),
+        capabilities: Sequence[str] = (),
         concurrency: int = 10,
         retry: Retry | None = None,
         middleware: Sequence[Middleware] = (),
@@ -51,9 +56,8 @@ class Agent:
     ) -> None:
         self.name = check_name(name, "name")
         self.type = type or name
-        if isinstance(pools, str):
-            raise InvalidValue("pools", f"must be a list of names, not the text {pools!r}")
-        self.pools = tuple(check_name(pool, "pools") for pool in pools)
+        self.pools = _names(pools, "pools")
+        self.capabilities = _names(capabilities, "capabilities")
         if not isinstance(concurrency, int) or not 1 <= concurrency <= _MOST_CONCURRENCY:
             raise InvalidValue("concurrency", f"must be from 1 to {_MOST_CONCURRENCY}, not {concurrency!r}")
         self.concurrency = concurrency
@@ -67,12 +71,15 @@ class Agent:
         self._channels: dict[str, dict[str, Handler]] = {}
         self._following: dict[str, Following] = {}
         self._listeners: list[Callable[[], None]] = []
+        #: The durable wildcards declared so far; see `bind`.
+        self.bindings = DeclaredBindings(self.name)
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """The inboxes it serves: its own and its pools'."""
-        names = dict.fromkeys((self.name, *self.pools))
-        return tuple(f"agent.{name}" for name in names)
+        """The inboxes it serves: its own, its pools' and those of its capabilities."""
+        named = [f"{AGENT}.{name}" for name in (self.name, *self.pools)]
+        able = [f"{CAPABILITY}.{name}" for name in self.capabilities]
+        return tuple(dict.fromkeys((*named, *able)))
 
     @property
     def handlers(self) -> dict[str, Handler]:
@@ -153,6 +160,20 @@ class Agent:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
+    def bind(self, pattern: str, *, everything: bool = False) -> Awaitable[None]:
+        """Have what matches a pattern, wherever it is published, copied into this agent's own inbox.
+
+        ``agent.*.status``: ``*`` is one part of the topic, ``>`` the rest. Handlers are found by message
+        type, as for any message. Declared before serving, it holds when the agent is ready. Declared while
+        it is served, awaiting the result returns when it holds everywhere, after about a second. It stays
+        when the agent stops, until `unbind`. Raises `InvalidTopic` for what is no pattern.
+        """
+        return self.bindings.bind(pattern, everything)
+
+    def unbind(self, pattern: str) -> Awaitable[None]:
+        """Take a binding back; awaited while served, it returns when nothing is copied any more."""
+        return self.bindings.unbind(pattern)
+
     def handler_for(self, message_type: str) -> Handler | None:
         """Return the handler of a message type of the inbox, the catch-all, or None."""
         return self._handlers.get(message_type) or self._handlers.get(ANY_TYPE)
@@ -175,6 +196,12 @@ class Agent:
 
     def __repr__(self) -> str:
         return f"<Agent {self.name} for {', '.join(self._handlers) or 'nothing'}>"
+
+
+def _names(given: Sequence[str], field: str) -> tuple[str, ...]:
+    if isinstance(given, str):
+        raise InvalidValue(field, f"must be a list of names, not the text {given!r}")
+    return tuple(dict.fromkeys(check_name(name, field) for name in given))
 
 
 def _place_of(topic: str | Topic[Any, Any]) -> tuple[str | None, str]:

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
 from agentbus import Agent, AgentSettings, Bus, Context, Retry
@@ -86,6 +86,15 @@ def build(options: dict[str, Any], log: Log) -> Agent:  # noqa: C901 - a list of
             log.write("step", **fields)
             left = None if left is None else left - 1
         log.write("end", **fields)
+
+    @on("parts")
+    async def parts(body: dict[str, Any], context: Context) -> AsyncIterator[dict[str, Any]]:
+        """Yields some parts; before the last one it waits for ever, if nobody has died over it."""
+        fields = begin(context)
+        for part in range(body["parts"]):
+            if part == body["parts"] - 1 and not fields["crashes"]:
+                await asyncio.Event().wait()
+            yield {"part": part, "pid": os.getpid()}
 
     @on("block")
     async def block(body: dict[str, Any], context: Context) -> None:
