@@ -161,9 +161,11 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "hash",
         "One agent's place in a channel's log, beside the consumer group named after it: `joined` (ms), "
         "`last` (the entry last handed out), `position` (entries that were ever before it), `active` (the "
-        "consumer that reads, where one does at a time); counters: handed_out, processed, expired, "
-        "discarded, moved, missed, vanished.",
-        "subscribe, fetch_log, settle_log, reclaim_log, unsubscribe",
+        "consumer that reads, where one does at a time), `gap` (the latest one: the entry behind it or `-`, "
+        "how many or `?`, the entry before it); counters: handed_out = processed + expired + discarded + "
+        "moved + vanished (removed while held, and not handled) + pending; missed (all that was removed "
+        "and not handled, vanished ones too).",
+        "subscribe, fetch_log, settle_log, hand_back, forget, remake_cursor, reclaim_log, unsubscribe",
         "until the cursor is forgotten",
     ),
     KeyInfo(

@@ -41,7 +41,16 @@ from agentbus.receive.agent import Agent, CallNext, Middleware
 from agentbus.receive.context import Context, Publish
 from agentbus.receive.delivery import Answer, Delivery
 from agentbus.receive.handlers import Handler
-from agentbus.receive.outcome import EXPIRED, PASSED_BY, PASSED_ON, PROCESSED, Kind, Outcome, storable
+from agentbus.receive.outcome import (
+    EXPIRED,
+    PASSED_BY,
+    PASSED_ON,
+    PROCESSED,
+    RELEASED,
+    Kind,
+    Outcome,
+    storable,
+)
 from agentbus.receive.parts import Parts, SendPart
 from agentbus.receive.spans import DeliverySpans
 from agentbus.tracing.spans import note_failure
@@ -136,6 +145,9 @@ class Execution:
         """
         message = delivery.message
         handler = self._agent.channel_handler(delivery.address, message.message_type)
+        if handler is None and delivery.address not in self._agent.following:
+            # Unsubscribed a moment ago: whoever subscribes again goes on with this one.
+            return RELEASED
         # With recipients it stands here for the record: those who are named have it in their inboxes.
         if message.recipients or self._is_own(message, handler):
             # Not asked here, so nobody waits for an answer.
