@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         InvalidTopic,
         InvalidValue,
         KeyConflict,
+        LoopDetected,
         MalformedMessage,
         NoBroker,
         NoSuchAddress,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
         WrongKeyType,
     )
     from agentbus.events import Event, Events
+    from agentbus.history.conversation import ConversationTrace, Turn
     from agentbus.history.entry import HistoryEntry, HistoryGap, HistoryPage
     from agentbus.history.query import HistoryFilters
     from agentbus.live.gap import WatchGap
@@ -99,14 +101,15 @@ _HOMES = {
         "BrokerOutOfMemory BrokerRefused BrokerUnavailable ConfigurationError "
         "DeadLetterError DeadLetterResolved Defer "
         "DeliveryError DurabilityUnavailable GroupMissing InvalidTopic InvalidValue "
-        "KeyConflict MalformedMessage NoBroker NoSuchAddress NoSuchAgent NoSuchCursor NoSuchDeadLetter "
-        "NoSuchMessage NoSuchSchedule "
+        "KeyConflict LoopDetected MalformedMessage NoBroker NoSuchAddress NoSuchAgent NoSuchCursor "
+        "NoSuchDeadLetter NoSuchMessage NoSuchSchedule "
         "PartsMissing PolicyConflict "
         "PublisherClosed PublishError PublishRefused PublishTimeout QueueFull "
         "Reject RequestError RequestFailed RequestTimeout StaleDelivery StreamRestarted "
         "CancelRefused UnsafeBroker WrongKeyType "
     ),
     "agentbus.events": "Event Events",
+    "agentbus.history.conversation": "ConversationTrace Turn",
     "agentbus.history.entry": "HistoryEntry HistoryGap HistoryPage",
     "agentbus.history.query": "HistoryFilters",
     "agentbus.live.gap": "WatchGap",
@@ -174,6 +177,7 @@ __all__ = [
     "Collecting",
     "ConfigurationError",
     "Context",
+    "ConversationTrace",
     "DeadLetter",
     "DeadLetterError",
     "DeadLetterFilter",
@@ -196,6 +200,7 @@ __all__ = [
     "InvalidTopic",
     "InvalidValue",
     "KeyConflict",
+    "LoopDetected",
     "MalformedMessage",
     "Message",
     "Middleware",
@@ -238,6 +243,7 @@ __all__ = [
     "Subscriber",
     "Topic",
     "Trace",
+    "Turn",
     "UnsafeBroker",
     "Watch",
     "WatchGap",

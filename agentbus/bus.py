@@ -27,6 +27,7 @@ from agentbus.broker.log_watch import LogWatch
 from agentbus.broker.policy_store import PolicyStore
 from agentbus.broker.schedules import ScheduleStore
 from agentbus.broker.server import check_safe
+from agentbus.broker.server_clock import jump_told
 from agentbus.broker.wake import Announcer, Wake
 from agentbus.cancellation import Cancellation, Cancelled
 from agentbus.channels import Channels
@@ -35,12 +36,14 @@ from agentbus.declarations import Declarations
 from agentbus.errors import AgentBusError, ConfigurationError, InvalidValue
 from agentbus.events import Events
 from agentbus.history.archived import LazyArchive
+from agentbus.history.conversation import ConversationTrace, trace_conversation
 from agentbus.history.entry import HistoryPage
 from agentbus.history.history import History
 from agentbus.history.query import HistoryFilters
 from agentbus.live.live import EmitOptions, Live
 from agentbus.live.watch import Watch
 from agentbus.message.address_policy import Policy
+from agentbus.message.current import handling
 from agentbus.message.durations import Duration, milliseconds
 from agentbus.message.message import Message
 from agentbus.message.patterns import parse_pattern
@@ -170,7 +173,10 @@ class Bus:
             Grounds(
                 broker,
                 self.settings.prefix,
-                Heart(lambda: Broker(self._connection(url, "heart"))),
+                Heart(
+                    lambda: Broker(self._connection(url, "heart")),
+                    lambda jump: self.events.emit("clock_jump", "", jump_told(jump), seconds=jump),
+                ),
                 self.events,
                 SuspectGate(),
                 self.settings.retention,
@@ -387,10 +393,15 @@ class Bus:
         """Recurring messages: ``add``, ``list``, ``get``, ``pause``, ``resume``, ``cancel``."""
         broker, prefix = self.rooms.broker, self.settings.prefix
 
+        def composed(topic: AnyTopic, body: Any, options: Mapping[str, Any]) -> Outgoing:
+            # What recurs has no one cause, even when a handler adds it.
+            with handling(None):
+                return self._composed(topic, body, options)
+
         return Schedules(
             ScheduleStore(broker, prefix, self.settings.publisher.address_limit),
             Wake(broker, ticking(prefix)),
-            self._composed,
+            composed,
             lambda: known_addresses(broker, prefix),
             self._sender.agent,
         )
@@ -507,11 +518,16 @@ class Bus:
     def dead_letters(self) -> DeadLetters:
         """Messages that failed for good: list, retry, edit, resolve and drop them."""
         limit = self.settings.publisher.message_bytes
+
+        def composed(topic: str, body: Any) -> bytes:
+            with handling(None):
+                return compose(self._sender, topic, body, {}, limit).text
+
         return DeadLetters(
             self.rooms.broker,
             self.settings.prefix,
             self._sender.agent or "anonymous",
-            lambda topic, body: compose(self._sender, topic, body, {}, limit).text,
+            composed,
             limit,
         )
 
@@ -547,6 +563,17 @@ class Bus:
         broker, prefix = self.rooms.broker, self.settings.prefix
         searched = [parse_address(address)] if address else await known_addresses(broker, prefix)
         return await trace_message(broker, prefix, message_id, searched)
+
+    async def trace_conversation(self, correlation_id: str, address: str | None = None) -> ConversationTrace:
+        """Return every message of a conversation that is left, each after its cause, with how it ended.
+
+        ``correlation_id`` is also the id of the message that began it. Without an address every address in
+        use is searched, which reads all they hold, and the archive where there is one; ``missing``, ``more``
+        and ``archive`` of the result say what is known to be missing.
+        """
+        broker, prefix = self.rooms.broker, self.settings.prefix
+        searched = [parse_address(address)] if address else await known_addresses(broker, prefix)
+        return await trace_conversation(broker, prefix, correlation_id, searched, self.rooms.archive)
 
     async def history(
         self,

@@ -29,6 +29,7 @@
     │   ├── PublishRefused              the server refused this one message
     │   ├── QueueFull
     │   ├── KeyConflict
+    │   ├── LoopDetected                a conversation goes round and round
     │   ├── NoSuchAgent
     │   ├── DurabilityUnavailable
     │   └── PublisherClosed
@@ -180,6 +181,21 @@ class QueueFull(PublishError):
 
 class KeyConflict(PublishError):
     """The idempotency key was used before with another message."""
+
+
+class LoopDetected(PublishError):
+    """A message was refused because its conversation goes round and round."""
+
+    def __init__(
+        self, message: str | None = None, *, address: str = "", hops: int = 0, correlation_id: str = ""
+    ) -> None:
+        super().__init__(message)
+        #: Where the message was to go.
+        self.address = address
+        #: Handlers in a row that led to it.
+        self.hops = hops
+        #: The conversation.
+        self.correlation_id = correlation_id
 
 
 class NoSuchAgent(PublishError):

@@ -149,6 +149,15 @@ class ArchiveReader:
         conditions.add_filters(query)
         return await self._messages(conditions, query.window, limit)
 
+    async def conversation(self, correlation_id: str, limit: int) -> list[ArchivedMessage]:
+        """Return up to ``limit`` messages with a correlation id, and the one with this message id."""
+        sql = (
+            f"SELECT {_COLUMNS} FROM messages WHERE prefix = %s AND (correlation_id = %s OR message_id = %s) "
+            f"ORDER BY {_order(_EVERYTHING)} LIMIT %s"
+        )
+        values = [self._prefix, correlation_id, correlation_id, limit]
+        return [_message(row) for row in await self._rows(sql, values)]
+
     async def edge(self, address: str, *, newest: bool) -> Point | None:
         """Return the point of the newest or the oldest message of an address; None when there is none."""
         found = await self.page(ArchiveQuery(address, Window(None, None, newest)), 1)

@@ -161,9 +161,11 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "hash",
         "One agent's place in a channel's log, beside the consumer group named after it: `joined` (ms), "
         "`last` (the entry last handed out), `position` (entries that were ever before it), `active` (the "
-        "consumer that reads, where one does at a time); counters: handed_out, processed, expired, "
-        "discarded, moved, missed, vanished.",
-        "subscribe, fetch_log, settle_log, reclaim_log, unsubscribe",
+        "consumer that reads, where one does at a time), `gap` (the latest one: the entry behind it or `-`, "
+        "how many or `?`, the entry before it); counters: handed_out = processed + expired + discarded + "
+        "moved + vanished (removed while held, and not handled) + pending; missed (all that was removed "
+        "and not handled, vanished ones too).",
+        "subscribe, fetch_log, settle_log, hand_back, forget, remake_cursor, reclaim_log, unsubscribe",
         "until the cursor is forgotten",
     ),
     KeyInfo(
@@ -233,6 +235,14 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "window each; bucket `due` holds those of messages not due yet.",
         "publish, append, promote, carry",
         "`0` and `1` expire whole after two windows; `due` with its messages",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}loops:<bucket>",
+        "hash",
+        "How many messages each sender has sent from within handlers in each conversation: "
+        "`<sender>/<correlation id>` to count and begin of its window (ms). Buckets `0` and `1` take turns.",
+        "publish, append",
+        "each expires whole after two windows",
     ),
     KeyInfo(
         f"{_ADDRESS}outcomes",
@@ -400,6 +410,8 @@ class InboxKeys:
     keys_even: str
     keys_odd: str
     keys_due: str
+    loops_even: str
+    loops_odd: str
     outcomes: str
     ledger: str
     policy: str
@@ -437,6 +449,8 @@ def inbox_keys(prefix: str, address: str) -> InboxKeys:
         keys_even=root + "keys:0",
         keys_odd=root + "keys:1",
         keys_due=root + "keys:due",
+        loops_even=root + "loops:0",
+        loops_odd=root + "loops:1",
         outcomes=root + "outcomes",
         ledger=root + "ledger",
         policy=root + "policy",
@@ -455,6 +469,8 @@ class ChannelKeys:
     policy: str
     keys_even: str
     keys_odd: str
+    loops_even: str
+    loops_odd: str
     schedules: str
     ticks: str
     archived: str
@@ -473,6 +489,8 @@ def channel_keys(prefix: str, address: str) -> ChannelKeys:
         policy=root + "policy",
         keys_even=root + "keys:0",
         keys_odd=root + "keys:1",
+        loops_even=root + "loops:0",
+        loops_odd=root + "loops:1",
         schedules=root + "schedules",
         ticks=root + "ticks",
         archived=root + "archived",

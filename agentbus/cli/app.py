@@ -94,7 +94,7 @@ app.add_typer(channel.channel, name="channel", short_help="Show who reads a chan
 app.command("status", short_help="Show how the whole bus does.")(status.status)
 app.command("history", short_help="Show what became of the messages of an address.")(history.history)
 app.command("replay", short_help="Hand a part of the past to an agent.")(replay.replay)
-app.command("trace", short_help="Show every place and outcome of one message.")(trace.trace)
+app.command("trace", short_help="Show what became of one message, or a whole conversation.")(trace.trace)
 app.command("cancel", short_help="Take back a message that nobody has begun.")(cancel.cancel)
 app.add_typer(archive.archive, name="archive", short_help="See how far the archive is; turn it off.")
 app.add_typer(dlq.dlq, name="dlq", short_help="Look at dead letters; retry, mend, resolve or drop them.")

@@ -154,6 +154,11 @@ class Message:
         return self._envelope.get("copy_of")
 
     @property
+    def hops(self) -> int:
+        """How many handlers in a row led to it: 0 for one that was sent outside of a handler."""
+        return self._envelope.get("hops") or 0
+
+    @property
     def trace(self) -> Mapping[str, str]:
         """W3C trace context: ``traceparent`` and ``tracestate``."""
         return cast("Mapping[str, str]", self._envelope.get("trace") or {})
