@@ -46,10 +46,12 @@ if TYPE_CHECKING:
         RequestFailed,
         RequestTimeout,
         StaleDelivery,
+        UnknownRecipients,
         UnsafeBroker,
         WrongKeyType,
     )
     from agentbus.events import Event, Events
+    from agentbus.fleet.info import AgentInfo, AgentInstance
     from agentbus.history.entry import HistoryEntry, HistoryGap, HistoryPage
     from agentbus.history.query import HistoryFilters
     from agentbus.message.address_policy import Policy
@@ -83,10 +85,11 @@ _HOMES = {
         "KeyConflict MalformedMessage NoBroker NoSuchAddress NoSuchAgent NoSuchDeadLetter NoSuchSchedule "
         "PolicyConflict "
         "PublisherClosed PublishError PublishRefused PublishTimeout QueueFull "
-        "Reject RequestError RequestFailed RequestTimeout StaleDelivery "
+        "Reject RequestError RequestFailed RequestTimeout StaleDelivery UnknownRecipients "
         "UnsafeBroker WrongKeyType "
     ),
     "agentbus.events": "Event Events",
+    "agentbus.fleet.info": "AgentInfo AgentInstance",
     "agentbus.history.entry": "HistoryEntry HistoryGap HistoryPage",
     "agentbus.history.query": "HistoryFilters",
     "agentbus.message.address_policy": "Policy",
@@ -125,6 +128,8 @@ __all__ = [
     "AddressStatus",
     "Agent",
     "AgentBusError",
+    "AgentInfo",
+    "AgentInstance",
     "AgentSettings",
     "AlreadySettled",
     "BodyNotSerializable",
@@ -193,6 +198,7 @@ __all__ = [
     "Subscriber",
     "Topic",
     "Trace",
+    "UnknownRecipients",
     "UnsafeBroker",
     "WrongKeyType",
 ]

@@ -17,6 +17,7 @@ from agentbus.broker.embedded import EmbeddedSettings, ensure_running
 from agentbus.broker.inspection import InboxView, Trace, inspect_inbox, known_addresses, trace_message
 from agentbus.broker.keys import check_prefix, ticking
 from agentbus.broker.policy_store import PolicyStore
+from agentbus.broker.registry import Description, Registry
 from agentbus.broker.schedules import ScheduleStore
 from agentbus.broker.server import check_safe
 from agentbus.broker.wake import Wake
@@ -24,6 +25,9 @@ from agentbus.dead_letters import DeadLetters
 from agentbus.declarations import Declarations
 from agentbus.errors import AgentBusError, ConfigurationError
 from agentbus.events import Events
+from agentbus.fleet.directory import Directory
+from agentbus.fleet.info import AgentInfo
+from agentbus.fleet.registration import Registration
 from agentbus.history.archived import LazyArchive
 from agentbus.history.entry import HistoryPage
 from agentbus.history.history import History
@@ -67,6 +71,7 @@ class _Rooms:
     requests: Requests
     grounds: Grounds
     policies: Declarations
+    registry: Registry
     history: History
     archive: LazyArchive | None
 
@@ -140,6 +145,7 @@ class Bus:
                 milliseconds(self.settings.publisher.key_window, "key_window"),
             ),
             Declarations(PolicyStore(broker, self.settings.prefix)),
+            Registry(broker, self.settings.prefix),
             History(broker, self.settings.prefix, archive),
             archive,
         )
@@ -283,7 +289,7 @@ class Bus:
                 subscriber.stop()
             await running
 
-    def _subscriber(self, agent: Agent) -> Subscriber:
+    def _subscriber(self, agent: Agent, *, assumed: bool = False) -> Subscriber:
         rooms = self.rooms
         sender = Sender(agent.name, agent.type)
         answers = Answers(
@@ -297,14 +303,18 @@ class Bus:
             problem = None if failure is None else {"reason": failure.reason, "detail": failure.detail}
             await answers.send(request, content, problem)
 
-        return Subscriber(agent, rooms.grounds, publish, answer)
+        about = Description(agent.name, agent.type, agent.capabilities, assumed)
+        companions = [Registration(rooms.registry, about, agent.settings.heartbeat, self.events)]
+        return Subscriber(agent, rooms.grounds, publish, answer, companions)
 
     # --- pulling ---
 
     @asynccontextmanager
     async def pulling(self, name: str, *, agent: Agent | None = None) -> AsyncIterator[Puller]:
         """Pull deliveries from an inbox for the length of a block."""
-        puller = Puller(self._subscriber(agent or Agent(name, concurrency=1)), self.events)
+        pulled = agent or Agent(name, concurrency=1)
+        # A name alone says nothing of what the agent is; a serving process may have said it.
+        puller = Puller(self._subscriber(pulled, assumed=agent is None), self.events)
         self._pullers.add(puller)
         try:
             await puller.open()
@@ -329,10 +339,24 @@ class Bus:
         """
         puller = self._pulls.get(name)
         if puller is None:
-            puller = Puller(self._subscriber(Agent(check_name(name), concurrency=1)), self.events)
+            pulled = Agent(check_name(name), concurrency=1)
+            puller = Puller(self._subscriber(pulled, assumed=True), self.events)
             await puller.open()
             self._pulls[name] = puller
         return await puller.next(timeout)
+
+    # --- the fleet ---
+
+    async def agents(self, type: str | None = None, capability: str | None = None) -> list[AgentInfo]:
+        """Return every known agent by name, of one type and with one capability if given.
+
+        Known is who was served once and not forgotten since; ``online`` tells whether it is there now.
+        """
+        return await Directory(self.rooms.registry).agents(type, capability)
+
+    async def agent(self, name: str) -> AgentInfo:
+        """Return one agent: type, capabilities, instances; raises `NoSuchAgent` that names close ones."""
+        return await Directory(self.rooms.registry).agent(name)
 
     # --- dead letters ---
 

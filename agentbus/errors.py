@@ -29,7 +29,8 @@
     │   ├── PublishRefused              the server refused this one message
     │   ├── QueueFull
     │   ├── KeyConflict
-    │   ├── NoSuchAgent
+    │   ├── NoSuchAgent                 nobody has ever served it, or it was forgotten
+    │   │   └── UnknownRecipients       the same for some of several; names close ones
     │   ├── DurabilityUnavailable
     │   └── PublisherClosed
     ├── RequestError
@@ -48,6 +49,11 @@ A class docstring is the class's default message.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 
 class AgentBusError(Exception):
@@ -179,6 +185,17 @@ class KeyConflict(PublishError):
 
 class NoSuchAgent(PublishError):
     """Nobody has ever served this address."""
+
+
+class UnknownRecipients(NoSuchAgent):
+    """Some recipients were never registered, or were forgotten."""
+
+    def __init__(
+        self, message: str | None = None, *, unknown: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
+        super().__init__(message)
+        #: Each unknown name with the known ones that are close to it.
+        self.unknown = {name: tuple(close) for name, close in (unknown or {}).items()}
 
 
 class DurabilityUnavailable(PublishError):

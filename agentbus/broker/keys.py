@@ -274,6 +274,21 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "a worker that stopped goes at once, one that died after ten minutes",
     ),
     KeyInfo(
+        "agents",
+        "zset",
+        "Every known agent by name, scored with the time (ms) at which an instance of it was last seen.",
+        "register, deregister; `agentbus agents forget` removes",
+        "until forgotten",
+    ),
+    KeyInfo(
+        "agent:<name>",
+        "hash",
+        "What an agent is: `type`, `capabilities` (JSON list), `registered_at` (ms), and `instance:<id>` of "
+        "each process that serves it (JSON: host, pid, beat_ms, since, last_seen; ms, server clock).",
+        "register, deregister",
+        "until forgotten; an instance that ends goes at once, one that died after ten missed beats",
+    ),
+    KeyInfo(
         "archive",
         "hash",
         "Whether this deployment archives: `on` (1), `since` (ms). Retention then waits for the archive.",
@@ -413,6 +428,16 @@ def ticking(prefix: str) -> str:
 def workers(prefix: str) -> str:
     """Return the hash of worker processes."""
     return f"{prefix}:workers"
+
+
+def agents(prefix: str) -> str:
+    """Return the sorted set of known agents."""
+    return f"{prefix}:agents"
+
+
+def agent(prefix: str, name: str) -> str:
+    """Return the record of one agent."""
+    return f"{prefix}:agent:{name}"
 
 
 def archive(prefix: str) -> str:

@@ -27,7 +27,8 @@ class Agent:
     """A participant on the bus: what it is called and what it does with which message.
 
     ``pools`` are further names whose work it shares with other agents. ``concurrency`` is the number of
-    handlers that run at one time. Middleware goes around every handler, outermost first.
+    handlers that run at one time. Middleware goes around every handler, outermost first. ``capabilities`` are
+    names of what it can do; others find it by them in the registry.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Agent:
         retry: Retry | None = None,
         middleware: Sequence[Middleware] = (),
         settings: AgentSettings | None = None,
+        capabilities: Sequence[str] = (),
     ) -> None:
         self.name = check_name(name, "name")
         self.type = type or name
@@ -52,6 +54,11 @@ class Agent:
         self.retry = retry or Retry()
         self.middleware = tuple(middleware)
         self.settings = settings or AgentSettings()
+        if isinstance(capabilities, str):
+            raise InvalidValue("capabilities", f"must be a list of names, not the text {capabilities!r}")
+        named = (check_name(capability, "capabilities") for capability in capabilities)
+        #: What it can do, as others find it by: ``bus.agents(capability="review")``.
+        self.capabilities = tuple(dict.fromkeys(named))
         #: For the application: connections, models, whatever handlers share.
         self.state: dict[str, Any] = {}
         self._handlers: dict[str, Handler] = {}
