@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         NoSuchAddress,
         NoSuchAgent,
         NoSuchDeadLetter,
+        NoSuchReceipts,
         NoSuchSchedule,
         PolicyConflict,
         PublisherClosed,
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
         PublishRefused,
         PublishTimeout,
         QueueFull,
+        ReceiptError,
+        ReceiptTimeout,
         Reject,
         RequestError,
         RequestFailed,
@@ -62,6 +65,8 @@ if TYPE_CHECKING:
     from agentbus.receive.context import Context
     from agentbus.receive.delivery import Delivery
     from agentbus.receive.subscriber import Subscriber
+    from agentbus.recipients.receipt import Receipt
+    from agentbus.recipients.sent import Sent, SentTo
     from agentbus.schedules.schedule import Schedule
     from agentbus.schedules.schedules import ScheduleOptions
     from agentbus.send.envelope import PublishOptions
@@ -82,11 +87,12 @@ _HOMES = {
         "BrokerOutOfMemory BrokerRefused BrokerUnavailable ConfigurationError "
         "DeadLetterError DeadLetterResolved Defer "
         "DeliveryError DurabilityUnavailable GroupMissing InvalidTopic InvalidValue "
-        "KeyConflict MalformedMessage NoBroker NoSuchAddress NoSuchAgent NoSuchDeadLetter NoSuchSchedule "
+        "KeyConflict MalformedMessage NoBroker NoSuchAddress NoSuchAgent NoSuchDeadLetter NoSuchReceipts "
+        "NoSuchSchedule "
         "PolicyConflict "
         "PublisherClosed PublishError PublishRefused PublishTimeout QueueFull "
-        "Reject RequestError RequestFailed RequestTimeout StaleDelivery UnknownRecipients "
-        "UnsafeBroker WrongKeyType "
+        "ReceiptError ReceiptTimeout Reject RequestError RequestFailed RequestTimeout StaleDelivery "
+        "UnknownRecipients UnsafeBroker WrongKeyType "
     ),
     "agentbus.events": "Event Events",
     "agentbus.fleet.info": "AgentInfo AgentInstance",
@@ -100,6 +106,8 @@ _HOMES = {
     "agentbus.receive.context": "Context",
     "agentbus.receive.delivery": "Delivery",
     "agentbus.receive.subscriber": "Subscriber",
+    "agentbus.recipients.receipt": "Receipt",
+    "agentbus.recipients.sent": "Sent SentTo",
     "agentbus.schedules.schedule": "Schedule",
     "agentbus.schedules.schedules": "ScheduleOptions",
     "agentbus.send.envelope": "PublishOptions",
@@ -174,6 +182,7 @@ __all__ = [
     "NoSuchAddress",
     "NoSuchAgent",
     "NoSuchDeadLetter",
+    "NoSuchReceipts",
     "NoSuchSchedule",
     "Policy",
     "PolicyConflict",
@@ -185,6 +194,9 @@ __all__ = [
     "PublisherClosed",
     "PublisherSettings",
     "QueueFull",
+    "Receipt",
+    "ReceiptError",
+    "ReceiptTimeout",
     "Reject",
     "RequestError",
     "RequestFailed",
@@ -193,6 +205,8 @@ __all__ = [
     "Retry",
     "Schedule",
     "ScheduleOptions",
+    "Sent",
+    "SentTo",
     "StaleDelivery",
     "Stored",
     "Subscriber",

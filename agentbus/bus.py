@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from agentbus.broker.embedded import EmbeddedSettings, ensure_running
 from agentbus.broker.inspection import InboxView, Trace, inspect_inbox, known_addresses, trace_message
 from agentbus.broker.keys import check_prefix, ticking
 from agentbus.broker.policy_store import PolicyStore
+from agentbus.broker.receipts import ReceiptStore
 from agentbus.broker.registry import Description, Registry
 from agentbus.broker.schedules import ScheduleStore
 from agentbus.broker.server import check_safe
@@ -39,10 +40,15 @@ from agentbus.message.topics import check_name, parse_address, parse_inbox
 from agentbus.receive.agent import Agent
 from agentbus.receive.incarnation import Grounds
 from agentbus.receive.lease import Heart
-from agentbus.receive.outcome import Outcome
+from agentbus.receive.outcome import ACKNOWLEDGED, Outcome
 from agentbus.receive.pulling import PulledDelivery, Puller
 from agentbus.receive.subscriber import Subscriber, first_error, until_ready
 from agentbus.receive.workload import SuspectGate
+from agentbus.recipients.marks import Marks
+from agentbus.recipients.receipt import Receipt
+from agentbus.recipients.receipts import Receipts
+from agentbus.recipients.sending import Sending
+from agentbus.recipients.sent import Sent
 from agentbus.schedules.schedules import Schedules
 from agentbus.send.envelope import AnyTopic, Outgoing, PublishOptions, Sender, compose
 from agentbus.send.publisher import Publisher
@@ -198,6 +204,45 @@ class Bus:
         """Send many messages to one topic; see `Publisher.publish_many`."""
         return await self.rooms.publisher.publish_many(topic, bodies, **options)
 
+    async def send(
+        self,
+        message_type: str,
+        body: Any,
+        *,
+        to: Sequence[str],
+        channel: str | None = None,
+        allow_unknown: bool = False,
+        **options: Unpack[PublishOptions],
+    ) -> Sent:
+        """Send one message to several agents: one id, a copy in the inbox of each, receipts for all.
+
+        With ``channel`` it is said in that channel: it also stands in its log. Returns when every copy is
+        stored or refused; ``sent.refused`` names those that did not take it. Raises `UnknownRecipients`
+        before anything is sent when a name was never registered, unless ``allow_unknown``; `InvalidValue`
+        for an empty list, a name twice or more than 1,000 names; and what `Publisher.publish` raises when
+        the channel does not take it.
+        """
+        return await self._sending().send(
+            self._sender, message_type, body, to, channel, allow_unknown, options
+        )
+
+    def _sending(self) -> Sending:
+        rooms = self.rooms
+        return Sending(
+            rooms.publisher,
+            ReceiptStore(rooms.broker, self.settings.prefix),
+            Receipts(rooms.broker, self.settings.prefix),
+            Directory(rooms.registry).check_known,
+            self.settings.publisher.message_bytes,
+        )
+
+    async def receipts(self, message_id: str) -> list[Receipt]:
+        """Return how it is with each recipient of a message: stored, delivered, read, processed, refused.
+
+        Receipts are kept for seven days; raises `NoSuchReceipts` for a message that has none.
+        """
+        return await Receipts(self.rooms.broker, self.settings.prefix).status(message_id)
+
     async def request(
         self,
         topic: AnyTopic,
@@ -300,12 +345,16 @@ class Bus:
             return await rooms.publisher.publish_as(sender, topic, body, options)
 
         async def answer(request: Message, content: Any, failure: Outcome | None) -> None:
+            if failure is ACKNOWLEDGED:
+                await answers.acknowledge(request)
+                return
             problem = None if failure is None else {"reason": failure.reason, "detail": failure.detail}
             await answers.send(request, content, problem)
 
         about = Description(agent.name, agent.type, agent.capabilities, assumed)
-        companions = [Registration(rooms.registry, about, agent.settings.heartbeat, self.events)]
-        return Subscriber(agent, rooms.grounds, publish, answer, companions)
+        marks = Marks(ReceiptStore(rooms.broker, self.settings.prefix), self.events)
+        companions = (Registration(rooms.registry, about, agent.settings.heartbeat, self.events), marks)
+        return Subscriber(agent, rooms.grounds, publish, answer, companions, marks.of)
 
     # --- pulling ---
 

@@ -36,6 +36,9 @@
     ├── RequestError
     │   ├── RequestTimeout
     │   └── RequestFailed               the handler ended without an answer
+    ├── ReceiptError
+    │   ├── ReceiptTimeout              not everybody came so far in time; names who is missing
+    │   └── NoSuchReceipts              of a message to nobody in particular, or of long ago
     ├── DeadLetterError
     │   └── NoSuchDeadLetter            nothing has this id, or nothing matches
     │       └── DeadLetterResolved      it was retried, resolved or dropped before
@@ -221,6 +224,31 @@ class RequestFailed(RequestError):
         super().__init__(message)
         #: The named outcome of the request, for example ``rejected`` or ``exhausted``.
         self.reason = reason
+
+
+class ReceiptError(AgentBusError):
+    """There is something with the receipts of a message."""
+
+
+class ReceiptTimeout(ReceiptError):
+    """Not every recipient came so far in time."""
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        missing: Sequence[str] = (),
+        receipts: Sequence[object] = (),
+    ) -> None:
+        super().__init__(message)
+        #: The agents that did not come so far.
+        self.missing = tuple(missing)
+        #: The `Receipt` of every recipient, as it was at the end.
+        self.receipts = tuple(receipts)
+
+
+class NoSuchReceipts(ReceiptError):
+    """There are no receipts of this message."""
 
 
 class DeadLetterError(AgentBusError):

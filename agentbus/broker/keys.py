@@ -231,6 +231,15 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "PX: an hour after the process last renewed it",
     ),
     KeyInfo(
+        "{receipts.<message>}:rows",
+        "hash",
+        "What became of a message to named agents: `recipients` (JSON list), `from`, `channel`, `opened`, "
+        "and per agent `<agent>:stored`, `delivered`, `read`, `processed`, `acknowledged` (ms, server "
+        "clock), `unstored` and `ended` (why), `entry` (`<lane> <entry id>`). The first value of each stays.",
+        "receipt_open before it is sent; receipt_mark",
+        "PX: 7 days",
+    ),
+    KeyInfo(
         "probe",
         "string",
         "Written to find out whether WAITAOF waits for a sync.",
@@ -403,6 +412,11 @@ def channel_keys(prefix: str, address: str) -> ChannelKeys:
 def reply_log(prefix: str, process: str) -> str:
     """Return the stream on which one process receives its answers."""
     return f"{prefix}:{{reply.{process}}}:log"
+
+
+def receipts(prefix: str, message_id: str) -> str:
+    """Return the receipts of one message."""
+    return f"{prefix}:{{receipts.{message_id}}}:rows"
 
 
 def addresses(prefix: str) -> str:

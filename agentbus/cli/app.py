@@ -17,6 +17,7 @@ from agentbus.cli import (
     inbox,
     policy,
     pub,
+    receipts,
     run,
     schedule,
     status,
@@ -45,8 +46,8 @@ Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 unavailable, 5 timeout.
 
 #: As `--help` lists them: start, send and take, look, mend, declare, serve.
 _ORDER = (
-    "up", "down", "workers", "agents", "pub", "sub", "tail", "inbox", "status", "history", "trace", "dlq",
-    "schedule", "policy", "archive", "doctor", "run", "version",
+    "up", "down", "workers", "agents", "pub", "sub", "tail", "inbox", "status", "history", "trace",
+    "receipts", "dlq", "schedule", "policy", "archive", "doctor", "run", "version",
 )  # fmt: skip
 
 
@@ -89,6 +90,9 @@ app.command("inbox", short_help="Show what an inbox holds, and its ledger.")(inb
 app.command("status", short_help="Show how the whole bus does.")(status.status)
 app.command("history", short_help="Show what became of the messages of an address.")(history.history)
 app.command("trace", short_help="Show every place and outcome of one message.")(trace.trace)
+app.command("receipts", short_help="Show what became of a message at each of its recipients.")(
+    receipts.receipts
+)
 app.add_typer(archive.archive, name="archive", short_help="See how far the archive is; turn it off.")
 app.add_typer(dlq.dlq, name="dlq", short_help="Look at dead letters; retry, mend, resolve or drop them.")
 app.command("doctor", short_help="Find out what is wrong, and what to do.")(doctor.doctor)

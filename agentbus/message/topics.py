@@ -106,6 +106,15 @@ def _split(topic: str) -> Destination:
     return Destination(topic, f"{kind}.{name}", name, message_type, kind in CHANNEL_KINDS)
 
 
+def is_topic(text: str) -> bool:
+    """Whether a text names an address and a type, and not a type alone."""
+    try:
+        _split(text)
+    except InvalidTopic:
+        return False
+    return True
+
+
 def parse_address(address: str) -> str:
     """Return an inbox or a channel after checking it; a bare name means an agent's inbox."""
     kind, dot, name = address.partition(".")

@@ -84,3 +84,7 @@ class Context:
     async def reply(self, body: Any) -> None:
         """Answer whoever asked, now; what the handler returns is then not sent again."""
         await self._reply(self.message, body)
+
+    async def acknowledge(self) -> None:
+        """End the message as read, with no reply needed; what the handler does later changes nothing."""
+        await self.delivery.acknowledge()

@@ -24,7 +24,7 @@ from agentbus.message.message import Message
 from agentbus.message.policy import Retry
 from agentbus.receive.agent import Agent, CallNext, Middleware
 from agentbus.receive.context import Context, Publish
-from agentbus.receive.delivery import Answer, Delivery
+from agentbus.receive.delivery import Answer, Delivery, ReceiptMark
 from agentbus.receive.handlers import Handler
 from agentbus.receive.outcome import EXPIRED, PASSED_ON, PROCESSED, Kind, Outcome, storable
 
@@ -47,6 +47,8 @@ class Surroundings:
     siblings: Callable[[str], int]
     #: The declared policy of an address for a message type.
     policy: Callable[[str, str], Policy]
+    #: What marks the receipts of a delivery; None where nobody keeps any.
+    receipt: Callable[[Delivery], ReceiptMark | None] = lambda _delivery: None
 
 
 class Execution:
@@ -66,6 +68,10 @@ class Execution:
         """Let the threads end; one that is still running a handler ends with it."""
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def keep_receipt(self, delivery: Delivery) -> None:
+        """Let the sender of a message to named agents know that this process has it."""
+        delivery.receipt = self._around.receipt(delivery)
 
     def open(self, delivery: Delivery) -> Outcome | None:
         """Decode and guard: return an outcome when the message is not to be handled."""
@@ -102,7 +108,8 @@ class Execution:
         """Tell an asker how its request ended, before it is settled; the answer may come twice."""
         if outcome.kind in PASSED_ON or delivery.message.reply_to is None or delivery.answered:
             return
-        failure = None if outcome.kind is Kind.PROCESSED else outcome
+        # An acknowledgement is no failure, but it is no answer of the handler's either.
+        failure = None if outcome.kind is Kind.PROCESSED and not outcome.acknowledged else outcome
         try:
             await self._around.answer(delivery.message, outcome.reply, failure)
             delivery.answered = True
@@ -114,6 +121,8 @@ class Execution:
         handler = self._agent.handler_for(delivery.message.message_type)
         if handler is None:
             return self._without_handler(delivery)
+        if delivery.receipt is not None:
+            delivery.receipt.read()
         try:
             if handler.plain and self._direct:
                 result = await handler.function(delivery.message.content)

@@ -39,6 +39,8 @@ class Outcome:
     reply: Any = None
     #: The budget it was tried within; None where none was asked for: nothing could run it.
     max_retries: int | None = None
+    #: Processed in so far as it was read and needs no reply.
+    acknowledged: bool = False
 
 
 #: Longer texts of exceptions are cut in records; the handler's own log has them whole.
@@ -59,5 +61,6 @@ def storable(value: object) -> str:
 
 
 PROCESSED = Outcome(Kind.PROCESSED)
+ACKNOWLEDGED = Outcome(Kind.PROCESSED, acknowledged=True)
 RELEASED = Outcome(Kind.RELEASED)
 EXPIRED = Outcome(Kind.EXPIRED, reason="expired", detail="its time to live ended before a handler was free")

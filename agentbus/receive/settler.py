@@ -21,7 +21,7 @@ from agentbus.events import Events
 from agentbus.message.backoff import Backoff
 from agentbus.receive.delivery import Delivery, Source
 from agentbus.receive.execution import Execution
-from agentbus.receive.outcome import Kind, Outcome
+from agentbus.receive.outcome import PROCESSED, Kind, Outcome
 
 _MOST_IN_BATCH = 1_000
 _MOST_AT_ONCE = 8
@@ -152,7 +152,9 @@ class Settler:
         for source in self._sources:
             if source.inbox is inbox and source.index in batch:
                 for entry_id in batch[source.index]:
-                    source.held.pop(entry_id, None)
+                    delivery = source.held.pop(entry_id, None)
+                    if delivery is not None and delivery.receipt is not None:
+                        delivery.receipt.ended(PROCESSED)
                 self._confirm(len(batch[source.index]))
 
     def _start_others(self) -> None:
@@ -177,6 +179,8 @@ class Settler:
             _tell(settlement, StaleDelivery() if isinstance(error, asyncio.CancelledError) else error)
             raise
         delivery.source.held.pop(delivery.entry.entry_id, None)
+        if delivery.receipt is not None:
+            delivery.receipt.ended(settlement.outcome)
         self._confirm(1)
         _tell(settlement, None)
 

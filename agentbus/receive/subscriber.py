@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Protocol, Self
@@ -13,7 +13,7 @@ from agentbus.message.address_policy import NO_POLICY, Policy
 from agentbus.message.backoff import Backoff
 from agentbus.receive.agent import Agent
 from agentbus.receive.context import Publish
-from agentbus.receive.delivery import Answer
+from agentbus.receive.delivery import Answer, Delivery, ReceiptMark
 from agentbus.receive.execution import Execution, Surroundings
 from agentbus.receive.incarnation import Grounds, Incarnation
 from agentbus.receive.takeover import Obituary
@@ -42,6 +42,7 @@ class Subscriber:
         publish: Publish,
         answer: Answer,
         companions: Sequence[Companion] = (),
+        receipt: Callable[[Delivery], ReceiptMark | None] = lambda _delivery: None,
     ) -> None:
         self.agent = agent
         self._companions = companions
@@ -59,6 +60,7 @@ class Subscriber:
                 server_ms=self._server_ms,
                 siblings=self._siblings,
                 policy=self.policy,
+                receipt=receipt,
             ),
         )
 

@@ -71,7 +71,7 @@ _OBJECTS = ("context", "metadata", "trace", "extra")
 #: Fields of the envelope that `compose` does not always write, but every receiver understands.
 _UNDERSTOOD = frozenset(
     (*_COPIED, "ttl", "delivery", "trace", "channel", "recipients", "recipient_mode", "timestamp")
-)
+) | {"log_entry"}
 #: Options that make a message need more than its lane in the publish script.
 _SPECIAL = frozenset(("ttl", "delay", "at", "key", "strict"))
 #: Priorities that are confirmed when on disk, where the server can tell.
@@ -108,8 +108,37 @@ class Outgoing:
     durability: Durability | None
 
 
+@dataclass(frozen=True, slots=True)
+class Addressing:
+    """What all copies of one message to named agents have in common."""
+
+    message_id: str
+    recipients: tuple[str, ...]
+    #: ``multi``, or ``direct`` for one agent's word to another.
+    mode: str
+    #: The channel or conversation it is said in, if any.
+    channel: str | None = None
+    #: Its entry in the log of that.
+    log_entry: str | None = None
+
+    def add_to(self, envelope: dict[str, Any]) -> None:
+        """Write it into the envelope of one copy."""
+        envelope["message_id"] = self.message_id
+        envelope["recipients"] = self.recipients
+        envelope["recipient_mode"] = self.mode
+        if self.channel is not None:
+            envelope["channel"] = self.channel
+        if self.log_entry is not None:
+            envelope["log_entry"] = self.log_entry
+
+
 def compose(
-    sender: Sender, topic: AnyTopic, body: Any, options: PublishOptions, limit_bytes: int
+    sender: Sender,
+    topic: AnyTopic,
+    body: Any,
+    options: PublishOptions,
+    limit_bytes: int,
+    addressed: Addressing | None = None,
 ) -> Outgoing:
     """Return the message to send; raises `InvalidValue` naming the first field at fault."""
     if isinstance(topic, Topic):
@@ -121,7 +150,7 @@ def compose(
     if destination.is_channel:
         _check_channel(destination, options)
     recipient = "channel" if destination.is_channel else "to_agent"
-    message_id = str(uuid_utils.uuid7())
+    message_id = str(uuid_utils.uuid7()) if addressed is None else addressed.message_id
     envelope: dict[str, Any] = {
         "version": ENVELOPE_VERSION,
         "message_id": message_id,
@@ -133,6 +162,8 @@ def compose(
         "body": encode_body(body, options.get("context"), options.get("metadata")) if options
         else encode_body(body, None, None),
     }  # fmt: skip
+    if addressed is not None:
+        addressed.add_to(envelope)
     if not options:
         return Outgoing(destination, message_id, encode(envelope, limit_bytes), 2, None, None)
     lane = check_priority(options.get("priority", "normal"))

@@ -87,7 +87,7 @@ class Publisher:
         """Send one message in the name of another agent of this process; see `publish`."""
         loop = self._at_home()
         outgoing = compose(sender, topic, body, options, self._settings.message_bytes)
-        until = loop.time() + self._patience(options)
+        until = loop.time() + self.patience(options)
         if outgoing.durability is not None and outgoing.durability != "stream":
             await self._check_durability(outgoing.durability, until)
         if not self._buffer.has_room:
@@ -104,17 +104,24 @@ class Publisher:
         A message that was refused has its error in the list instead of a result, so that one refusal does
         not hide what happened to the others. A bad field or body raises before that message is sent.
         """
+        limit = self._settings.message_bytes
+        composed = (compose(self._sender, topic, body, options, limit) for body in bodies)
+        return await self.publish_each(composed, options)
+
+    async def publish_each(
+        self, composed: Iterable[Outgoing], options: PublishOptions
+    ) -> list[Stored | Exception]:
+        """Send messages that `compose` made, each to its address; see `publish_many`."""
         loop = self._at_home()
-        until = loop.time() + self._patience(options)
+        until = loop.time() + self.patience(options)
         if options.get("durability", "stream") != "stream":
             await self._check_durability(check_durability(options["durability"]), until)
         collector = Collector(loop)
         try:
-            for number, body in enumerate(bodies, 1):
+            for number, outgoing in enumerate(composed, 1):
                 if number % self._settings.batch_messages == 0:
                     # A batch leaves now and is stored while the next one is composed.
                     await asyncio.sleep(0)
-                outgoing = compose(self._sender, topic, body, options, self._settings.message_bytes)
                 part = collector.add(outgoing, until)
                 try:
                     if not self._buffer.has_room:
@@ -156,7 +163,8 @@ class Publisher:
         except TimeoutError:
             raise timed_out(uncertain=False) from None
 
-    def _patience(self, options: PublishOptions) -> float:
+    def patience(self, options: PublishOptions) -> float:
+        """Return how many seconds a message with these options may wait for the broker."""
         if "deadline" not in options:
             return self._deadline
         # The record of a batch outlives the longest deadline; a longer one could be stored twice.

@@ -32,6 +32,8 @@ from agentbus.send.stored import Stored
 
 #: The type of an answer, and of the word that there will be none.
 REPLY, FAILURE = "reply", "failure"
+#: The word that the question was read and needs no answer; it has no content.
+ACKNOWLEDGEMENT = "acknowledgement"
 _RENEW_INTERVAL = 60.0
 
 
@@ -59,7 +61,8 @@ class Requests:
         """Send a request and return the content of its answer, as ``reply`` if given.
 
         The message expires with the timeout unless ``ttl`` says otherwise: nobody would hear the answer.
-        Raises `RequestTimeout`, `RequestFailed`, or what `Publisher.publish` raises.
+        None when whoever took it acknowledged it without an answer. Raises `RequestTimeout`,
+        `RequestFailed`, or what `Publisher.publish` raises.
         """
         patience = seconds(timeout, "timeout")
         if isinstance(topic, Topic) and reply is None:
@@ -81,6 +84,8 @@ class Requests:
             del self._open[reply_to]
         if message.message_type == FAILURE:
             raise _failure(message, topic, stored)
+        if message.message_type == ACKNOWLEDGEMENT:
+            return None
         return message.content if reply is None else validate_content(message.content, reply)
 
     async def close(self) -> None:
@@ -169,13 +174,19 @@ class Answers:
         self._sender = sender
         self._message_bytes = message_bytes
 
-    async def send(self, request: Message, content: Any, failure: dict[str, str] | None) -> None:
+    async def acknowledge(self, request: Message) -> None:
+        """Send the word that a request was read and needs no answer."""
+        await self.send(request, None, None, ACKNOWLEDGEMENT)
+
+    async def send(
+        self, request: Message, content: Any, failure: dict[str, str] | None, kind: str = REPLY
+    ) -> None:
         """Send an answer, or the word that there will be none; visible when nobody listens any more."""
         reply_to = request.reply_to
         if reply_to is None:
             return
         try:
-            text = self._compose(request, content, failure)
+            text = self._compose(request, content, failure, kind)
         except InvalidValue as error:
             unsendable = {"reason": "invalid_reply", "detail": f"the answer cannot be sent: {error}"}
             text = self._compose(request, None, unsendable)
@@ -188,7 +199,9 @@ class Answers:
                 message_id=request.message_id,
             )
 
-    def _compose(self, request: Message, content: Any, failure: dict[str, str] | None) -> bytes:
+    def _compose(
+        self, request: Message, content: Any, failure: dict[str, str] | None, kind: str = REPLY
+    ) -> bytes:
         return encode(
             {
                 "version": ENVELOPE_VERSION,
@@ -196,7 +209,7 @@ class Answers:
                 "from_agent": self._sender.agent,
                 "from_type": self._sender.type,
                 "to_agent": request.from_agent,
-                "message_type": REPLY if failure is None else FAILURE,
+                "message_type": kind if failure is None else FAILURE,
                 "timestamp": datetime.now(UTC),
                 "correlation_id": request.correlation_id or request.message_id,
                 "causation_id": request.message_id,

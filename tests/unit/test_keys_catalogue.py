@@ -76,6 +76,7 @@ def test_every_name_that_the_library_makes_is_in_the_catalogue() -> None:
     names += [channel_keys("agentbus", "system.bus").log, channel_keys("agentbus", "system.errors").cursors]
     names += [name("agentbus") for name in (catalogue.wake, catalogue.ticking, catalogue.workers)]
     names += [catalogue.agents("agentbus"), catalogue.agent("agentbus", "reviewer")]
+    names += [catalogue.receipts("agentbus", "0190-ab")]
     names += [catalogue.archive("agentbus"), keys.producer + "0a1b"]
     names += [*keys.sources, reply_log("agentbus", "0a1b"), addresses("agentbus")]
     patterns = [pattern_of(info.pattern) for info in CATALOGUE]
