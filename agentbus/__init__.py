@@ -33,7 +33,9 @@ if TYPE_CHECKING:
         NoBroker,
         NoSuchAddress,
         NoSuchAgent,
+        NoSuchCursor,
         NoSuchDeadLetter,
+        NoSuchMessage,
         NoSuchReceipts,
         NoSuchSchedule,
         PolicyConflict,
@@ -87,8 +89,8 @@ _HOMES = {
         "BrokerOutOfMemory BrokerRefused BrokerUnavailable ConfigurationError "
         "DeadLetterError DeadLetterResolved Defer "
         "DeliveryError DurabilityUnavailable GroupMissing InvalidTopic InvalidValue "
-        "KeyConflict MalformedMessage NoBroker NoSuchAddress NoSuchAgent NoSuchDeadLetter NoSuchReceipts "
-        "NoSuchSchedule "
+        "KeyConflict MalformedMessage NoBroker NoSuchAddress NoSuchAgent NoSuchCursor NoSuchDeadLetter "
+        "NoSuchMessage NoSuchReceipts NoSuchSchedule "
         "PolicyConflict "
         "PublisherClosed PublishError PublishRefused PublishTimeout QueueFull "
         "ReceiptError ReceiptTimeout Reject RequestError RequestFailed RequestTimeout StaleDelivery "
@@ -181,7 +183,9 @@ __all__ = [
     "NoBroker",
     "NoSuchAddress",
     "NoSuchAgent",
+    "NoSuchCursor",
     "NoSuchDeadLetter",
+    "NoSuchMessage",
     "NoSuchReceipts",
     "NoSuchSchedule",
     "Policy",

@@ -12,16 +12,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Unpack, cast
 
+from agentbus.broker.carry import Carrier
 from agentbus.broker.connection import Broker, ConnectionSettings
 from agentbus.broker.embedded import EmbeddedSettings, ensure_running
 from agentbus.broker.inspection import InboxView, Trace, inspect_inbox, known_addresses, trace_message
 from agentbus.broker.keys import check_prefix, ticking
+from agentbus.broker.log_watch import LogWatch
 from agentbus.broker.policy_store import PolicyStore
 from agentbus.broker.receipts import ReceiptStore
 from agentbus.broker.registry import Description, Registry
 from agentbus.broker.schedules import ScheduleStore
 from agentbus.broker.server import check_safe
-from agentbus.broker.wake import Wake
+from agentbus.broker.wake import Announcer, Wake
+from agentbus.channels import Channels
 from agentbus.dead_letters import DeadLetters
 from agentbus.declarations import Declarations
 from agentbus.errors import AgentBusError, ConfigurationError
@@ -38,11 +41,12 @@ from agentbus.message.durations import Duration, milliseconds
 from agentbus.message.message import Message
 from agentbus.message.topics import check_name, parse_address, parse_inbox
 from agentbus.receive.agent import Agent
-from agentbus.receive.incarnation import Grounds
+from agentbus.receive.grounds import Grounds
 from agentbus.receive.lease import Heart
+from agentbus.receive.life import first_error
 from agentbus.receive.outcome import ACKNOWLEDGED, Outcome
 from agentbus.receive.pulling import PulledDelivery, Puller
-from agentbus.receive.subscriber import Subscriber, first_error, until_ready
+from agentbus.receive.subscriber import Subscriber, until_ready
 from agentbus.receive.workload import SuspectGate
 from agentbus.recipients.marks import Marks
 from agentbus.recipients.receipt import Receipt
@@ -137,6 +141,8 @@ class Bus:
         )
         dsn = self.settings.archive or archive_dsn()
         archive = LazyArchive(dsn, self.settings.prefix) if dsn else None
+        key_window_ms = milliseconds(self.settings.publisher.key_window, "key_window")
+        announcer = Announcer(broker, self.settings.prefix, self.events)
         self._rooms = _Rooms(
             broker,
             publisher,
@@ -148,7 +154,9 @@ class Bus:
                 self.events,
                 SuspectGate(),
                 self.settings.retention,
-                milliseconds(self.settings.publisher.key_window, "key_window"),
+                key_window_ms,
+                Carrier(broker, self.settings.prefix, key_window_ms, announcer),
+                LogWatch(broker),
             ),
             Declarations(PolicyStore(broker, self.settings.prefix)),
             Registry(broker, self.settings.prefix),
@@ -166,6 +174,7 @@ class Bus:
         self._pulls.clear()
         await rooms.requests.close()
         await rooms.publisher.close()
+        await rooms.grounds.watch.close()
         await rooms.grounds.heart.stop()
         if rooms.archive is not None:
             await rooms.archive.close()
@@ -422,6 +431,11 @@ class Bus:
         )
 
     # --- looking ---
+
+    @property
+    def channels(self) -> Channels:
+        """Who reads a channel, how far, and who has read what: ``subscribers``, ``receipts``, ``forget``."""
+        return Channels(self.rooms.broker, self.settings.prefix)
 
     async def inspect(self, address: str) -> InboxView:
         """Return what an inbox holds: waiting, in flight, due, dead, and whether its ledger closes.

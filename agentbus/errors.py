@@ -42,6 +42,8 @@
     ├── DeadLetterError
     │   └── NoSuchDeadLetter            nothing has this id, or nothing matches
     │       └── DeadLetterResolved      it was retried, resolved or dropped before
+    ├── NoSuchMessage
+    ├── NoSuchCursor                    an agent that never subscribed to the channel
     ├── NoSuchSchedule
     ├── DeliveryError
     │   ├── StaleDelivery               the lease was lost: somebody else owns the message
@@ -266,6 +268,14 @@ class DeadLetterResolved(NoSuchDeadLetter):
         super().__init__(message)
         #: What became of it: ``retried``, ``resolved`` or ``dropped``.
         self.outcome = outcome
+
+
+class NoSuchMessage(AgentBusError):
+    """There is no such message where it was looked for."""
+
+
+class NoSuchCursor(AgentBusError):
+    """The agent does not read this channel."""
 
 
 class NoSuchSchedule(AgentBusError):

@@ -23,6 +23,7 @@ to whoever listens. The actions:
 ``agent_type_changed``    an agent was registered with another type before
 ``unannounced``           the workers were not told of a due message; their slow sweep finds it
 ``orphaned``              bodies of delayed messages that nothing points at; somebody deleted the index
+``gap``                   retention removed messages of a channel before a subscriber had read them
 ``read_refused``          the broker refuses a read; it is tried again
 ``policy_ignored``        the stored policy of an address cannot be read
 ``restored``              an entry was taken from its owner by somebody's hand and put back

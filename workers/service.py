@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from agentbus.errors import AgentBusError, BrokerError, BrokerUnavailable, ConfigurationError
-from agentbus.receive.subscriber import first_error
+from agentbus.receive.life import first_error
 from workers.membership import Membership
 from workers.role import Ground, Role, logger
 

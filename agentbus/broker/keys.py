@@ -143,9 +143,49 @@ CATALOGUE: tuple[KeyInfo, ...] = (
     KeyInfo(
         f"{_ADDRESS}log",
         "stream",
-        "A channel (`channel.<name>`, `project.<id>`, `system.<area>`): its messages in order, `message`.",
+        "A channel (`channel.<name>`, `project.<id>`, `system.<area>`): its messages in order, `message`. "
+        "One consumer group for each subscribing agent, named after it.",
         "append, tick, notice",
         "trimmed by age, number and bytes",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}subscriber:<agent>",
+        "hash",
+        "One agent's place in a channel's log, beside the consumer group named after it: `joined` (ms), "
+        "`last` (the entry last handed out), `position` (entries that were ever before it), `active` (the "
+        "consumer that reads, where one does at a time); counters: handed_out, processed, expired, "
+        "discarded, moved, missed, vanished.",
+        "subscribe, fetch_log, settle_log, reclaim_log, unsubscribe",
+        "until the cursor is forgotten",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}alive:<agent>",
+        "hash",
+        "The agent's consumers on a channel: as `alive` of an inbox.",
+        "subscribe creates, beat raises, unsubscribe and reclaim_log delete",
+        "as long as the agent reads the channel",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}started:<agent>",
+        "hash",
+        "On a channel: as `started` of an inbox.",
+        "mark; unsubscribe and reclaim_log delete",
+        "as long as the consumer",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}crashes:<agent>",
+        "hash",
+        "Entry id to the number of the agent's consumers that died while running it.",
+        "reclaim_log; settle_log removes",
+        "until the entry is settled",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}reads:<agent>",
+        "stream",
+        "What the agent was handed and how it ended: `delivered` (first and last entry) with `count`, or "
+        "`processed`, `expired`, `discarded`, `moved` (entries). The time is that of the record.",
+        "fetch_log, settle_log",
+        "the last 2,000",
     ),
     KeyInfo(
         f"{_ADDRESS}cursors",
@@ -406,6 +446,33 @@ def channel_keys(prefix: str, address: str) -> ChannelKeys:
         archived=root + "archived",
         cursors=root + "cursors",
         producer=root + "producer:",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriberKeys:
+    """The keys of one agent's place in one channel."""
+
+    address: str
+    log: str
+    alive: str
+    started: str
+    subscriber: str
+    crashes: str
+    reads: str
+
+
+def subscriber_keys(prefix: str, address: str, agent: str) -> SubscriberKeys:
+    """Return the keys of an agent's place in a channel."""
+    root = f"{prefix}:{{{address}}}:"
+    return SubscriberKeys(
+        address=address,
+        log=root + "log",
+        alive=f"{root}alive:{agent}",
+        started=f"{root}started:{agent}",
+        subscriber=f"{root}subscriber:{agent}",
+        crashes=f"{root}crashes:{agent}",
+        reads=f"{root}reads:{agent}",
     )
 
 

@@ -11,6 +11,7 @@ from agentbus.cli import (
     agents,
     archive,
     broker,
+    channel,
     dlq,
     doctor,
     history,
@@ -46,7 +47,7 @@ Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 unavailable, 5 timeout.
 
 #: As `--help` lists them: start, send and take, look, mend, declare, serve.
 _ORDER = (
-    "up", "down", "workers", "agents", "pub", "sub", "tail", "inbox", "status", "history", "trace",
+    "up", "down", "workers", "agents", "pub", "sub", "tail", "inbox", "channel", "status", "history", "trace",
     "receipts", "dlq", "schedule", "policy", "archive", "doctor", "run", "version",
 )  # fmt: skip
 
@@ -87,6 +88,7 @@ app.command("pub", short_help="Send a message, a request, or many messages.")(pu
 app.command("sub", short_help="Take messages, as an agent would.")(sub.sub)
 app.command("tail", short_help="Look at messages without taking them.")(tail.tail)
 app.command("inbox", short_help="Show what an inbox holds, and its ledger.")(inbox.inbox)
+app.add_typer(channel.channel, name="channel", short_help="Show who reads a channel, and who has read what.")
 app.command("status", short_help="Show how the whole bus does.")(status.status)
 app.command("history", short_help="Show what became of the messages of an address.")(history.history)
 app.command("trace", short_help="Show every place and outcome of one message.")(trace.trace)

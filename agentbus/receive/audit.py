@@ -12,19 +12,20 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 
-from agentbus.broker.inbox import Inbox, RawEntry
+from agentbus.broker.inbox import RawEntry
 from agentbus.errors import BrokerError, StaleDelivery
 from agentbus.events import Events
 from agentbus.receive.delivery import Source
+from agentbus.receive.place import Place
 
 AUDIT_INTERVAL = 3.0
 #: Pending entries of one stream that a look compares.
 MOST_LOOKED_AT = 1_000
 
 #: (index of the stream, entry id)
-Place = tuple[int, bytes]
+Spot = tuple[int, bytes]
 
-Accept = Callable[[Inbox, Sequence[RawEntry]], None]
+Accept = Callable[[Place, Sequence[RawEntry]], None]
 
 
 class Audit:
@@ -39,14 +40,14 @@ class Audit:
         events: Events,
     ) -> None:
         self._consumer = consumer
-        self._by_inbox: dict[Inbox, dict[int, Source]] = {}
+        self._by_inbox: dict[Place, dict[int, Source]] = {}
         for source in sources:
             self._by_inbox.setdefault(source.inbox, {})[source.index] = source
         self._accept = accept
         self._reconnects = reconnects
         self._events = events
-        self._unknown: dict[Inbox, set[Place]] = {}
-        self._taken: dict[Inbox, set[Place]] = {}
+        self._unknown: dict[Place, set[Spot]] = {}
+        self._taken: dict[Place, set[Spot]] = {}
 
     async def run(self) -> None:
         """Look every few seconds, and soon after each reconnect."""
@@ -81,7 +82,7 @@ class Audit:
                 await self._put_back(inbox, index, entry_id)
             self._taken[inbox] = taken
 
-    async def _take_in(self, inbox: Inbox, source: Source, entry_id: bytes) -> None:
+    async def _take_in(self, inbox: Place, source: Source, entry_id: bytes) -> None:
         entry = await inbox.read_entry(source.index, entry_id)
         if entry_id in source.held:
             return
@@ -91,7 +92,7 @@ class Audit:
             return
         self._accept(inbox, (entry,))
 
-    async def _put_back(self, inbox: Inbox, index: int, entry_id: bytes) -> None:
+    async def _put_back(self, inbox: Place, index: int, entry_id: bytes) -> None:
         if await inbox.restore(self._consumer, index, entry_id):
             self._events.emit(
                 "restored",
@@ -100,7 +101,7 @@ class Audit:
             )
 
 
-def _unsettled(sources: dict[int, Source]) -> set[Place]:
+def _unsettled(sources: dict[int, Source]) -> set[Spot]:
     """Return what this process holds and has not decided about."""
     return {
         (index, entry_id)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
+from agentbus.broker.subscription import Gap
 from agentbus.message.message import Message
 from agentbus.receive.delivery import Delivery
 
@@ -45,6 +46,11 @@ class Context:
     def attempt(self) -> int:
         """1 for the first attempt."""
         return self.delivery.attempt
+
+    @property
+    def gap(self) -> Gap | None:
+        """On a channel: what retention removed before this message, unread; None when nothing is missing."""
+        return self.delivery.gap
 
     @property
     def cancelled(self) -> bool:

@@ -8,12 +8,15 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from agentbus.broker.inbox import Inbox, RawEntry
+from agentbus.broker.inbox import RawEntry
+from agentbus.broker.subscription import Gap
 from agentbus.errors import AlreadySettled
 from agentbus.message.codec import validate_content
 from agentbus.message.durations import Duration, milliseconds
 from agentbus.message.message import Message
+from agentbus.message.topics import is_channel
 from agentbus.receive.outcome import ACKNOWLEDGED, PROCESSED, RELEASED, Kind, Outcome, storable
+from agentbus.receive.place import Place
 
 if TYPE_CHECKING:
     from agentbus.receive.settler import Settler
@@ -40,13 +43,14 @@ class ReceiptMark(Protocol):
 
 
 class Source:
-    """One stream of one inbox as one consumer holds it."""
+    """One stream of one place as one consumer holds it."""
 
-    __slots__ = ("at_most_once", "finished", "held", "inbox", "index")
+    __slots__ = ("at_most_once", "finished", "held", "inbox", "index", "is_channel")
 
-    def __init__(self, inbox: Inbox, index: int) -> None:
+    def __init__(self, inbox: Place, index: int) -> None:
         self.inbox = inbox
         self.index = index
+        self.is_channel = is_channel(inbox.address)
         #: Everything handed to this consumer whose settlement the broker has not confirmed.
         self.held: dict[bytes, Delivery] = {}
         #: Processed, to be settled with the next batch.
@@ -110,9 +114,20 @@ class Delivery:
         return self.entry.entry_id.decode()
 
     @property
+    def entered_ms(self) -> int:
+        """When it was added to its stream, in ms by the server's clock."""
+        return int(self.entry.entry_id.partition(b"-")[0])
+
+    @property
     def attempt(self) -> int:
         """1 for the first attempt; one more for each failure of a handler."""
         return int(self.state.get("attempt", 0)) + 1
+
+    @property
+    def gap(self) -> Gap | None:
+        """On a channel: what retention removed before this message, unread; None when nothing is missing."""
+        found = self.state.get("gap")
+        return Gap(found.get("missed"), str(found.get("after"))) if isinstance(found, dict) else None
 
     @property
     def redelivered(self) -> bool:

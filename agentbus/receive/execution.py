@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
+from agentbus.broker.inbox import FATAL_CRASHES
 from agentbus.errors import BrokerError, Defer, InvalidValue, MalformedMessage, Reject
 from agentbus.message.address_policy import Policy
 from agentbus.message.codec import decode
@@ -84,11 +85,42 @@ class Execution:
                 {"message_id": f"entry-{delivery.entry_id}", "message_type": "unknown"}
             )
             return Outcome(Kind.DEAD, reason="malformed", detail=str(error))
+        if delivery.source.is_channel:
+            return self._open_from_channel(delivery)
         if delivery.state:
             expires = delivery.state.get("expires")
             if isinstance(expires, (int, float)) and expires <= self._around.server_ms():
                 return EXPIRED
         return None
+
+    def _open_from_channel(self, delivery: Delivery) -> Outcome | None:
+        """Pass by what is not for this agent; guard against what expired and what kills its owners.
+
+        An inbox does the latter two where the message lies. The log is everybody's: nobody ends it there.
+        """
+        message = delivery.message
+        handler = self._agent.channel_handler(delivery.address, message.message_type)
+        own = message.from_agent == self._agent.name
+        # With recipients it stands here for the record: those who are named have it in their inboxes.
+        if handler is None or message.recipients or (own and not handler.include_own):
+            return PROCESSED
+        ttl = message.ttl
+        if ttl is not None and delivery.entered_ms + ttl * 1000 <= self._around.server_ms():
+            return EXPIRED
+        if delivery.state.get("crashes", 0) >= FATAL_CRASHES:
+            return Outcome(Kind.DEAD, reason="crashed", detail="its owners died while running it")
+        return None
+
+    def _handler(self, delivery: Delivery) -> Handler | None:
+        """Return who handles a delivery; what came from a channel by way of the inbox is that channel's."""
+        message = delivery.message
+        if delivery.source.is_channel:
+            return self._agent.channel_handler(delivery.address, message.message_type)
+        if message.channel is not None and not message.recipients:
+            found = self._agent.channel_handler(message.channel, message.message_type)
+            if found is not None:
+                return found
+        return self._agent.handler_for(message.message_type)
 
     async def run(self, delivery: Delivery) -> Outcome:
         """Return how the delivery ended; never raises, except when the delivery was revoked."""
@@ -118,7 +150,7 @@ class Execution:
             _logger.warning("no answer to %s: %s", delivery.message.message_id, error)
 
     async def _handle(self, delivery: Delivery) -> Outcome:
-        handler = self._agent.handler_for(delivery.message.message_type)
+        handler = self._handler(delivery)
         if handler is None:
             return self._without_handler(delivery)
         if delivery.receipt is not None:
@@ -186,12 +218,12 @@ class Execution:
 
     def _retry_policy(self, delivery: Delivery) -> Retry:
         """The message's own options win, then the handler's, the topic's, the address's, the agent's."""
-        message_type = delivery.message.message_type
-        handler = self._agent.handler_for(message_type)
+        handler = self._handler(delivery)
         if handler is not None and handler.retry is not None:
             policy = handler.retry
         else:
-            policy = self._around.policy(delivery.address, message_type).retry(self._agent.retry)
+            declared = self._around.policy(delivery.address, delivery.message.message_type)
+            policy = declared.retry(self._agent.retry)
         return _with_options(policy, delivery.message)
 
     def at_most_once(self, delivery: Delivery) -> bool:
@@ -205,8 +237,10 @@ class Execution:
     # --- the call ---
 
     async def _innermost(self, delivery: Delivery) -> Any:
-        handler = self._agent.handler_for(delivery.message.message_type)
-        assert handler is not None, "the route was found before"
+        handler = self._handler(delivery)
+        if handler is None:
+            # Taken away while the message waited for middleware.
+            raise Defer(BOUNCE_DELAY_MS / 1000)
         context: Context | None = None
 
         def make_context(of: Delivery) -> Context:

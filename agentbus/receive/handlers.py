@@ -36,6 +36,8 @@ class Handler:
     #: True for a coroutine function that takes the body as it is and nothing else, without a timeout: it
     #: is called without any building of arguments.
     plain: bool
+    #: On a channel: whether it takes what its own agent sent.
+    include_own: bool = False
 
 
 def bind(
@@ -44,6 +46,7 @@ def bind(
     retry: Retry | None,
     timeout: float | None,
     body: type[Any] | None,
+    include_own: bool = False,
 ) -> Handler:
     """Return the handler for a function; raises `ConfigurationError` when its parameters make no sense."""
     positional, named = _extractors(function, body)
@@ -58,6 +61,7 @@ def bind(
         is_async,
         _builder(positional, named),
         plain=is_async and timeout is None and positional == (_content,) and not named,
+        include_own=include_own,
     )
 
 

@@ -14,13 +14,9 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
-from agentbus.broker.connection import Broker
-from agentbus.broker.inbox import Inbox, RawEntry
-from agentbus.broker.keys import SOURCES, addresses
-from agentbus.broker.policies import read_policies
-from agentbus.broker.retention import InboxRetention
+from agentbus.broker.inbox import RawEntry
+from agentbus.broker.keys import addresses
 from agentbus.broker.wake import Announcer
 from agentbus.errors import (
     BrokerError,
@@ -29,22 +25,21 @@ from agentbus.errors import (
     BrokerUnavailable,
     StaleDelivery,
 )
-from agentbus.events import Events
-from agentbus.message.address_policy import NO_POLICIES, Policies, Policy
+from agentbus.message.address_policy import Policy
 from agentbus.message.backoff import Backoff
 from agentbus.message.durations import seconds
 from agentbus.receive.agent import Agent
 from agentbus.receive.audit import Audit
-from agentbus.receive.delivery import Delivery, Source
+from agentbus.receive.crew import Crew
+from agentbus.receive.delivery import Delivery
 from agentbus.receive.execution import Execution
-from agentbus.receive.housekeeping import Housekeeper, Nudges
-from agentbus.receive.intake import Intake
-from agentbus.receive.lease import Heart, Lease, clock
+from agentbus.receive.grounds import Grounds
+from agentbus.receive.lease import Lease
 from agentbus.receive.outcome import RELEASED, Kind, Outcome
+from agentbus.receive.place import Place
 from agentbus.receive.settler import Settler
-from agentbus.receive.takeover import Told
-from agentbus.receive.workload import SuspectGate, Workload
-from agentbus.settings import RetentionSettings
+from agentbus.receive.station import Duty, Station
+from agentbus.receive.workload import Workload
 
 #: A runner lets the event loop breathe after this many deliveries in a row that never waited.
 _BREATHE_AFTER = 32
@@ -54,26 +49,7 @@ _STEP_BACK = 0.1
 _ADDRESS_INTERVAL = 60.0
 #: Whatever may be a message to named agents has this; looked for before anything is decoded.
 NAMED = b'"recipients":['
-#: Seconds without an arrival, while work waits and runners are free, after which the reader counts as deaf.
-_DEAF_AFTER = 10.0
 _START_CHECK = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class Grounds:
-    """What every incarnation of a process shares."""
-
-    broker: Broker
-    prefix: str
-    heart: Heart
-    events: Events
-    gate: SuspectGate
-    retention: RetentionSettings
-    key_window_ms: int
-
-    def retention_of(self, inbox: Inbox) -> InboxRetention:
-        """Return what trims an inbox."""
-        return InboxRetention(self.broker, inbox, self.retention, self.events)
 
 
 def consumer_name(agent: str) -> str:
@@ -88,47 +64,31 @@ class Incarnation:
     """One consumer name and everything that runs under it."""
 
     def __init__(
-        self, agent: Agent, grounds: Grounds, execution: Execution, tell_dead: Told, runners: int
+        self, agent: Agent, grounds: Grounds, execution: Execution, station: Station, runners: int
     ) -> None:
         self._agent = agent
         self._grounds = grounds
         self._execution = execution
+        self._station = station
         self._runner_count = runners
         settings = agent.settings
         self._start_within = seconds(settings.start_within, "start_within")
         self.consumer = consumer_name(agent.name)
-        inboxes = [Inbox(grounds.broker, grounds.prefix, address) for address in agent.addresses]
-        self._sources = [Source(inbox, index) for inbox in inboxes for index in range(len(SOURCES))]
-        self._by_place = {(source.inbox, source.index): source for source in self._sources}
+        self._by_place = {(source.inbox, source.index): source for source in station.sources}
         self.ended = asyncio.Event()
         self.lost: str | None = None
         self.lease = Lease(
-            self.consumer, inboxes, seconds(settings.lease, "lease"), _stall_limit(agent), self._lose
+            self.consumer, station.places, seconds(settings.lease, "lease"), _stall_limit(agent), self._lose
         )
         self.workload = Workload(
-            runners, settings.prefetch, seconds(settings.prefetch_below, "prefetch_below"), grounds.gate
-        )
+            runners, settings.prefetch, seconds(settings.prefetch_below, "prefetch_below"), grounds.gate,
+            in_order=not station.gives_back,
+        )  # fmt: skip
         self.settler = Settler(
-            self.consumer, self._sources, execution, grounds.events, self._lose,
+            self.consumer, station.sources, execution, grounds.events, self._lose,
             Announcer(grounds.broker, grounds.prefix, grounds.events),
         )  # fmt: skip
-        self.intake = Intake(
-            grounds.broker, self.lease, self.workload, self.accept, self._lose, grounds.events,
-            lambda: self.settler.unsettled,
-        )  # fmt: skip
-        self.housekeepers = {
-            inbox.address: Housekeeper(
-                inbox,
-                self.lease,
-                grounds.key_window_ms,
-                grounds.retention_of(inbox),
-                tell_dead,
-                grounds.events,
-            )
-            for inbox in inboxes
-        }
-        self._nudges = Nudges(grounds.broker, list(self.housekeepers.values()))
-        self._policies: dict[str, Policies] = {}
+        station.man(Crew(self.lease, self.workload, self.accept, self._lose, lambda: self.settler.unsettled))
         self._runners: list[asyncio.Task[None]] = []
         self._children: list[asyncio.Task[None]] = []
         self._reader: asyncio.Task[None] | None = None
@@ -136,22 +96,8 @@ class Incarnation:
     # --- life ---
 
     async def join(self) -> list[str]:
-        """Become known at every address; returns those that nobody had served before."""
-        unserved = []
-        for inbox in self.lease.inboxes:
-            # A full server refuses this, and must be drained all the same; it is repeated each minute.
-            with contextlib.suppress(BrokerOutOfMemory):
-                await self._grounds.broker.execute("SADD", addresses(self._grounds.prefix), inbox.address)
-            self._policies[inbox.address] = await read_policies(inbox, self._grounds.events)
-            for source in self._sources:
-                if source.inbox is inbox:
-                    source.at_most_once = self._policies[inbox.address].at_most_once
-            sent_at = clock()
-            joined = await inbox.join(self.consumer, round(self.lease.seconds * 1000))
-            self.lease.answered(sent_at, joined.server_ms)
-            if not joined.served_before:
-                unserved.append(inbox.address)
-        return unserved
+        """Become known at every place; returns those that nobody had served before."""
+        return await self._station.join(self.lease)
 
     async def live(self, stop: asyncio.Event, ready: Callable[[], None]) -> None:
         """Work until ``stop`` is set or the lease is lost; a child that fails ends all of it."""
@@ -171,23 +117,22 @@ class Incarnation:
         """Begin the named children: the whole concurrency of a subscriber."""
         self._grounds.heart.add(self.lease)
         name = self._agent.name
-        self._reader = group.create_task(self.intake.run(), name=f"agentbus reader {name}")
+        self._reader = group.create_task(self._station.reader.run(), name=f"agentbus reader {name}")
         self._runners = [
             group.create_task(self._run_deliveries(), name=f"agentbus runner {name} {number}")
             for number in range(self._runner_count)
         ]
+        reader = self._station.reader
         audit = Audit(
-            self.consumer, self._sources, self.accept, lambda: self.intake.reconnects, self._grounds.events
+            self.consumer, self._station.sources, self.accept, lambda: reader.reconnects, self._grounds.events
         )
-        duties: list[tuple[str, Callable[[], Awaitable[None]]]] = [
+        duties: list[Duty] = [
             ("settler", self.settler.run),
             ("audit", audit.run),
-            ("nudges", self._nudges.run),
             ("watch", self._watch),
             ("addresses", self._note_addresses),
+            *self._station.duties(),
         ]
-        for keeper in self.housekeepers.values():
-            duties += keeper.duties()
         self._children = [
             group.create_task(_forever(duty), name=f"agentbus {duty_name} {name}")
             for duty_name, duty in duties
@@ -199,13 +144,13 @@ class Incarnation:
             return
         self.lost = why
         self.lease.fenced = True
-        for source in self._sources:
+        for source in self._station.sources:
             for delivery in source.held.values():
                 delivery.revoked = True
         for runner in self._runners:
             runner.cancel()
         self.settler.abandon()
-        self._grounds.events.emit("fenced", self.lease.inboxes[0].address, why, consumer=self.consumer)
+        self._grounds.events.emit("fenced", self.lease.places[0].address, why, consumer=self.consumer)
         self.ended.set()
 
     async def _end(self) -> None:
@@ -218,8 +163,7 @@ class Incarnation:
             for task in (*self._runners, *self._children, self._reader):
                 if task is not None:
                     task.cancel()
-            await self.intake.close()
-            await self._nudges.close()
+            await self._station.close()
             if self.lost is None:
                 await self._leave()
 
@@ -230,7 +174,7 @@ class Incarnation:
         self.lease.phase = "draining"
         try:
             async with asyncio.timeout(patience):
-                await self.intake.stop(self._reader)
+                await self._station.reader.stop(self._reader)
                 self._give_back(self.workload.take_unstarted(float("inf")))
                 # What was pulled ends when its owner settles it; a caller that leaves hands it back.
                 while self._runners and self.workload.running and self.lost is None:
@@ -247,22 +191,22 @@ class Incarnation:
                 await self.settler.wait_idle()
 
     async def _leave(self) -> None:
-        for inbox in self.lease.inboxes:
+        for place in self.lease.places:
             # An unreachable broker is left without a word: the others notice by the beat.
             with contextlib.suppress(BrokerError):
-                await inbox.leave(self.consumer)
+                await place.leave(self.consumer)
 
     def _held(self) -> list[Delivery]:
-        return [delivery for source in self._sources for delivery in source.held.values()]
+        return [delivery for source in self._station.sources for delivery in source.held.values()]
 
     # --- deliveries ---
 
-    def accept(self, inbox: Inbox, entries: Sequence[RawEntry]) -> None:
+    def accept(self, place: Place, entries: Sequence[RawEntry]) -> None:
         """Take entries that the broker handed to this consumer into the local map and the workload."""
         now = asyncio.get_running_loop().time()
         deliveries = []
         for entry in entries:
-            source = self._by_place[inbox, entry.source]
+            source = self._by_place[place, entry.source]
             if entry.entry_id in source.held:
                 # After a failover to an older state of the group the same entry is handed out again. It is
                 # in work here, and its settlement will end it.
@@ -273,8 +217,9 @@ class Incarnation:
             source.held[entry.entry_id] = delivery
             deliveries.append(delivery)
         self.workload.add(deliveries)
-        self._put_off_suspects()
-        self._give_back(self.workload.take_excess())
+        if self._station.gives_back:
+            self._put_off_suspects()
+            self._give_back(self.workload.take_excess())
 
     def _put_off_suspects(self) -> None:
         """Put off suspects that a long one keeps from starting.
@@ -352,35 +297,32 @@ class Incarnation:
     # --- watching itself ---
 
     async def _watch(self) -> None:
-        """Give back what has not started in time; rebuild a reader that hears nothing."""
+        """Give back what has not started in time; look after the reader."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_START_CHECK)
-            self._put_off_suspects()
-            self._give_back(self.workload.take_unstarted(loop.time() - self._start_within))
-            if self._deaf(loop.time()):
-                await self.intake.rebuild()
-
-    def _deaf(self, now: float) -> bool:
-        waiting = any(keeper.seen.waiting for keeper in self.housekeepers.values())
-        return waiting and self.workload.wanted > 0 and now - self.intake.last_arrival > _DEAF_AFTER
+            if self._station.gives_back:
+                self._put_off_suspects()
+                self._give_back(self.workload.take_unstarted(loop.time() - self._start_within))
+            else:
+                self.workload.try_suspects()
+            await self._station.watch()
 
     async def _note_addresses(self) -> None:
         """Repeat which addresses are in use: the set may be lost with a server."""
         while True:
             await asyncio.sleep(_ADDRESS_INTERVAL)
             with contextlib.suppress(BrokerError):
-                names = [inbox.address for inbox in self.lease.inboxes]
+                names = [place.address for place in self.lease.places]
                 await self._grounds.broker.execute("SADD", addresses(self._grounds.prefix), *names)
 
     def policy(self, address: str, message_type: str) -> Policy:
         """The policy of an address for a message type, as it was when this consumer joined."""
-        return self._policies.get(address, NO_POLICIES).of(message_type)
+        return self._station.policy(address, message_type)
 
     def siblings(self, address: str) -> int:
         """How many instances serve an address."""
-        keeper = self.housekeepers.get(address)
-        return keeper.seen.siblings if keeper is not None else 1
+        return self._station.siblings(address)
 
 
 async def _forever(duty: Callable[[], Awaitable[None]]) -> None:
@@ -390,7 +332,7 @@ async def _forever(duty: Callable[[], Awaitable[None]]) -> None:
 def _stall_limit(agent: Agent) -> float:
     """Return how old the loop's pulse may be: the longest handler's timeout, if every one has one."""
     limit = seconds(agent.settings.stall_limit, "stall_limit")
-    timeouts = [handler.timeout for handler in agent.handlers.values()]
+    timeouts = [handler.timeout for handler in agent.all_handlers]
     if timeouts and all(timeout is not None for timeout in timeouts):
         longest = max(timeout for timeout in timeouts if timeout is not None)
         return min(limit, longest + seconds(agent.settings.lease, "lease"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from agentbus.broker.connection import Broker
 from agentbus.broker.inbox import Inbox, RawEntry
@@ -11,42 +11,30 @@ from agentbus.broker.parked_read import park
 from agentbus.errors import BrokerError, BrokerRefused, GroupMissing, StaleDelivery
 from agentbus.events import Events
 from agentbus.message.backoff import Backoff
-from agentbus.receive.lease import Lease
-from agentbus.receive.workload import Workload
+from agentbus.receive.crew import Crew
 
 #: How long one parked read lasts. The link counts as dead two seconds later.
 PARK_MS = 2_000
 #: Bytes of messages in one fetch.
-_FETCH_BYTES = 1024 * 1024
+FETCH_BYTES = 1024 * 1024
 #: Handled messages that the broker has not confirmed, beyond which no more are taken: all of them would run
 #: again if this process died, and after an outage the reader is often back before the settlements.
-_MOST_UNSETTLED = 1_000
-_SETTLING_PAUSE = 0.002
-
-Accept = Callable[[Inbox, Sequence[RawEntry]], None]
+MOST_UNSETTLED = 1_000
+SETTLING_PAUSE = 0.002
 
 
 class Intake:
     """Takes messages from the inboxes of one consumer."""
 
-    def __init__(
-        self,
-        broker: Broker,
-        lease: Lease,
-        workload: Workload,
-        accept: Accept,
-        fenced: Callable[[str], None],
-        events: Events,
-        unsettled: Callable[[], int],
-    ) -> None:
+    def __init__(self, broker: Broker, inboxes: Sequence[Inbox], crew: Crew, events: Events) -> None:
         self._broker = broker
-        self._lease = lease
-        self._inboxes = lease.inboxes
-        self._workload = workload
-        self._accept = accept
-        self._fenced = fenced
+        self._inboxes = inboxes
+        self._lease = crew.lease
+        self._workload = crew.workload
+        self._accept = crew.accept
+        self._fenced = crew.lose
         self._events = events
-        self._unsettled = unsettled
+        self._unsettled = crew.unsettled
         self._link = broker.open_link()
         self._client_id: int | None = None
         self._parked = False
@@ -70,8 +58,8 @@ class Intake:
                 # What is taken now could not be started; the beat comes back, or the fence.
                 await asyncio.sleep(0.05)
                 continue
-            if self._unsettled() > _MOST_UNSETTLED:
-                await asyncio.sleep(_SETTLING_PAUSE)
+            if self._unsettled() > MOST_UNSETTLED:
+                await asyncio.sleep(SETTLING_PAUSE)
                 continue
             try:
                 if not await self._fetch_round() and not self._stopping:
@@ -119,7 +107,7 @@ class Intake:
             if wanted == 0:
                 return True
             inbox = self._inboxes[(self._turn + offset) % count]
-            entries = await inbox.fetch(self._lease.consumer, wanted, _FETCH_BYTES, link=self._link)
+            entries = await inbox.fetch(self._lease.consumer, wanted, FETCH_BYTES, link=self._link)
             if entries:
                 any_taken = True
                 self._arrived(inbox, entries)

@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from agentbus.broker.connection import Broker, Link
-from agentbus.broker.inbox import Inbox
 from agentbus.broker.scripts import run_all
 from agentbus.errors import BrokerError
+from agentbus.receive.place import Place
 
 #: Seconds between beats.
 BEAT_INTERVAL = 1.0
@@ -37,13 +37,13 @@ class Lease:
     def __init__(
         self,
         consumer: str,
-        inboxes: Sequence[Inbox],
+        places: Sequence[Place],
         seconds: float,
         stall_limit: float,
         lost: Callable[[str], None],
     ) -> None:
         self.consumer = consumer
-        self.inboxes = tuple(inboxes)
+        self.places = tuple(places)
         self.seconds = seconds
         self.stall_limit = stall_limit
         #: ``serving`` or ``draining``; a draining consumer's death is charged to nobody.
@@ -183,9 +183,9 @@ class Heart:
         with self._lock:
             leases = [lease for lease in self._leases if not lease.fenced and lag < lease.stall_limit]
         calls = [
-            inbox.beat(lease.consumer, round(lag * 1000), lease.phase)
+            place.beat(lease.consumer, round(lag * 1000), lease.phase)
             for lease in leases
-            for inbox in lease.inboxes
+            for place in lease.places
         ]
         if not calls:
             return True
@@ -200,8 +200,8 @@ class Heart:
     def _take(self, leases: Sequence[Lease], replies: Sequence[object], sent_at: float) -> bool:
         position, accepted = 0, True
         for lease in leases:
-            answers = replies[position : position + len(lease.inboxes)]
-            position += len(lease.inboxes)
+            answers = replies[position : position + len(lease.places)]
+            position += len(lease.places)
             if any(isinstance(answer, BrokerError) for answer in answers):
                 accepted = False
             elif all(isinstance(answer, list) and answer[0] == 1 for answer in answers):

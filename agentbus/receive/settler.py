@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from agentbus.broker.inbox import Burial, Inbox
+from agentbus.broker.inbox import Burial
 from agentbus.broker.wake import Announcer
 from agentbus.errors import BrokerError, BrokerOutOfMemory, BrokerUnavailable, StaleDelivery
 from agentbus.events import Events
@@ -22,6 +22,7 @@ from agentbus.message.backoff import Backoff
 from agentbus.receive.delivery import Delivery, Source
 from agentbus.receive.execution import Execution
 from agentbus.receive.outcome import PROCESSED, Kind, Outcome
+from agentbus.receive.place import Place
 
 _MOST_IN_BATCH = 1_000
 _MOST_AT_ONCE = 8
@@ -135,9 +136,9 @@ class Settler:
             for inbox, batch in self._batches():
                 await self._settle_batch(inbox, batch)
 
-    def _batches(self) -> list[tuple[Inbox, dict[int, list[bytes]]]]:
+    def _batches(self) -> list[tuple[Place, dict[int, list[bytes]]]]:
         """Freeze what is finished, per inbox: a repeated settlement must name the same entries."""
-        batches: dict[Inbox, dict[int, list[bytes]]] = {}
+        batches: dict[Place, dict[int, list[bytes]]] = {}
         for source in self._sources:
             if source.finished:
                 ids = source.finished[:_MOST_IN_BATCH]
@@ -147,7 +148,7 @@ class Settler:
                 batches.setdefault(source.inbox, {})[source.index] = ids
         return list(batches.items())
 
-    async def _settle_batch(self, inbox: Inbox, batch: Mapping[int, list[bytes]]) -> None:
+    async def _settle_batch(self, inbox: Place, batch: Mapping[int, list[bytes]]) -> None:
         await self._until_answered(lambda: inbox.settle(self._consumer, Kind.PROCESSED, batch))
         for source in self._sources:
             if source.inbox is inbox and source.index in batch:

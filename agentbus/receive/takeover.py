@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
-from agentbus.broker.inbox import Inbox
 from agentbus.errors import AgentBusError, MalformedMessage
 from agentbus.events import Events
 from agentbus.message.codec import decode
@@ -17,9 +16,10 @@ from agentbus.receive.delivery import Answer
 from agentbus.receive.lease import BEAT_INTERVAL, clock
 from agentbus.receive.liveness import Observations, Vigil
 from agentbus.receive.outcome import Kind, Outcome
+from agentbus.receive.place import Place
 
 #: Told of each dead letter that a takeover made: the inbox, and the messages as JSON text.
-Told = Callable[[Inbox, Sequence[bytes]], Awaitable[None]]
+Told = Callable[[Place, Sequence[bytes]], Awaitable[None]]
 #: Told of dead letters that found no room: the address, and how many.
 ToldParked = Callable[[str, int], None]
 #: Returns when the last of this process's own beats that was answered was sent, on `lease.clock`; None when
@@ -59,7 +59,7 @@ class Takeover:
     """Takes over from the dead of one address."""
 
     def __init__(
-        self, inbox: Inbox, judge: Judge, tell_dead: Told, tell_parked: ToldParked | None = None
+        self, inbox: Place, judge: Judge, tell_dead: Told, tell_parked: ToldParked | None = None
     ) -> None:
         self._inbox = inbox
         self._tell_parked = tell_parked
@@ -122,7 +122,7 @@ class Obituary:
         self._events = events
         self._answer = answer
 
-    async def tell(self, inbox: Inbox, texts: Sequence[bytes]) -> None:
+    async def tell(self, inbox: Place, texts: Sequence[bytes]) -> None:
         """Tell of some; one that cannot be told does not keep the others from being told."""
         outcome = Outcome(Kind.DEAD, reason="crashed", detail="its owners died while running it")
         for text in texts:

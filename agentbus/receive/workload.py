@@ -40,8 +40,17 @@ class Workload:
     could take it. With no runners at all (deliveries are pulled) what callers wait for is taken.
     """
 
-    def __init__(self, runners: int, prefetch: int, prefetch_below: float, gate: SuspectGate) -> None:
+    def __init__(
+        self,
+        runners: int,
+        prefetch: int,
+        prefetch_below: float,
+        gate: SuspectGate,
+        in_order: bool = False,
+    ) -> None:
         self._runners = runners
+        #: What waits is begun in the order in which it came, suspects too: they came first.
+        self._in_order = in_order
         self._prefetch = prefetch
         self._prefetch_below = prefetch_below
         self._gate = gate
@@ -106,14 +115,15 @@ class Workload:
             self._gate.enter()
             self.running += 1
             return self._suspects.popleft()
-        if not self._ready:
+        if not self._ready or (self._in_order and self._suspects):
             return None
         self.running += 1
         return self._ready.popleft()
 
     async def wait_work(self) -> None:
         """Wait until there may be something to take."""
-        if self._ready or (self._suspects and not self._gate.running):
+        blocked = self._in_order and self._suspects and self._gate.running
+        if not blocked and (self._ready or (self._suspects and not self._gate.running)):
             # It came after the caller had looked; nobody would tell it again.
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -149,6 +159,11 @@ class Workload:
         if self._room_wanted and self.wanted:
             self._room_wanted = False
             self._room.set()
+
+    def try_suspects(self) -> None:
+        """Wake a runner when a suspect waits and those elsewhere in this process are done."""
+        if self._suspects and not self._gate.running:
+            self._wake_runners()
 
     def take_unstarted(self, arrived_before: float) -> list[Delivery]:
         """Remove and return what has waited since before a loop time: it goes back to the others."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from agentbus import Agent, Bus, BusSettings
 from agentbus.testing import BrokerForTests
 from tests.acceptance.cli_process import CommandLine
 
@@ -81,3 +83,27 @@ def test_doctor_tells_of_logs_that_are_broken_or_nearly_full(
     assert findings["channel.bricked"]["status"] == "bad"
     assert "1 messages of at most 1" in findings["channel.full"]["detail"]
     assert finished.returncode == 1
+
+
+async def test_who_reads_a_channel_and_who_has_read_a_message_is_shown(
+    command: CommandLine, broker: BrokerForTests
+) -> None:
+    nobody = command("channel", "show", "channel.design")
+    assert nobody.returncode == 3 and "nobody ever subscribed" in nobody.stderr
+    settings = BusSettings(prefix=command.environment["AGENTBUS_PREFIX"])
+    agent, done = Agent("reviewer"), asyncio.Event()
+    agent.on("channel.design.note")(lambda body: done.set())
+    async with Bus(broker.url, agent="planner", settings=settings) as bus, bus.serving(agent):
+        stored = await bus.publish("channel.design.note", 1)
+        await done.wait()
+        reads = await asyncio.to_thread(command, "channel", "forget", "channel.design", "reviewer")
+        assert reads.returncode == 1 and "stop it first" in reads.stderr
+    (shown,) = command.records("channel", "show", "channel.design")
+    assert (shown["agent"], shown["behind"], shown["counts"]["processed"]) == ("reviewer", 0, 1)
+    (receipt,) = command.records("channel", "receipts", "channel.design", stored.message_id)
+    assert receipt["outcome"] == "processed" and receipt["read_ms"] >= receipt["delivered_ms"]
+    command.records("channel", "forget", "channel.design", "reviewer")
+    gone = command("channel", "forget", "channel.design", "reviewer")
+    assert gone.returncode == 3 and "no cursor" in gone.stderr
+    wrong = command("channel", "show", "agent.reviewer")
+    assert wrong.returncode == 2 and "is an inbox" in wrong.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from types import SimpleNamespace
 from typing import Any, cast
 
 from agentbus.broker.inbox import Inbox, RawEntry
@@ -14,7 +15,7 @@ from agentbus.receive.workload import SuspectGate, Workload
 
 def delivery(number: int, *, arrived: float = 0.0, crashes: int = 0) -> Delivery:
     state = json.dumps({"crashes": crashes}).encode() if crashes else b""
-    source = Source(cast(Inbox, None), 3)
+    source = Source(cast(Inbox, SimpleNamespace(address="agent.worker")), 3)
     return Delivery(source, RawEntry(3, f"{number}-0".encode(), b"{}", state), arrived, cast(Any, None))
 
 

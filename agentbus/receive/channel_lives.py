@@ -1,0 +1,98 @@
+"""The channels that an agent reads: one life at each, begun and ended as the agent subscribes."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from agentbus.receive.agent import Agent
+from agentbus.receive.channel_station import ChannelStation
+from agentbus.receive.execution import Execution
+from agentbus.receive.following import Following
+from agentbus.receive.grounds import Grounds
+from agentbus.receive.incarnation import Incarnation
+from agentbus.receive.life import Life
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """One channel being read."""
+
+    following: Following
+    life: Life
+    task: asyncio.Task[None]
+    stop: asyncio.Event
+
+
+class ChannelLives:
+    """Reads the channels of one agent."""
+
+    def __init__(self, agent: Agent, grounds: Grounds, execution: Execution) -> None:
+        self._agent = agent
+        self._grounds = grounds
+        self._execution = execution
+        self._readings: dict[str, _Reading] = {}
+        self._ready = asyncio.Event()
+        self._changed = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Read what the agent subscribes to until ``stop`` is set; raises what a failed child raised."""
+        forget = self._agent.on_change(self._changed.set)
+        try:
+            async with asyncio.TaskGroup() as group:
+                stopped = group.create_task(self._tell_stop(stop))
+                while not stop.is_set():
+                    self._changed.clear()
+                    await self._follow(group)
+                    self._ready.set()
+                    await self._changed.wait()
+                await self._end(list(self._readings))
+                stopped.cancel()
+        finally:
+            forget()
+
+    async def wait_ready(self, living: asyncio.Task[None]) -> None:
+        """Wait until every channel is read, or until ``living``, which runs this, has ended."""
+        ready = asyncio.create_task(self._ready.wait())
+        try:
+            await asyncio.wait((ready, living), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ready.cancel()
+
+    async def _tell_stop(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        for reading in self._readings.values():
+            reading.stop.set()
+        self._changed.set()
+
+    async def _follow(self, group: asyncio.TaskGroup) -> None:
+        """End what is not subscribed to any more, or otherwise; begin what is new."""
+        wanted = self._agent.following
+        await self._end(
+            [name for name, reading in self._readings.items() if wanted.get(name) != reading.following]
+        )
+        begun = [self._begin(group, wanted[name]) for name in wanted if name not in self._readings]
+        for reading in begun:
+            await reading.life.wait_ready(reading.task)
+
+    def _begin(self, group: asyncio.TaskGroup, following: Following) -> _Reading:
+        def incarnation(came_back: bool) -> Incarnation:
+            station = ChannelStation(self._agent, following, self._grounds, came_back)
+            runners = following.concurrency
+            return Incarnation(self._agent, self._grounds, self._execution, station, runners)
+
+        life, stop = Life(incarnation, self._grounds.events), asyncio.Event()
+        name = f"agentbus channel {self._agent.name} {following.address}"
+        reading = _Reading(following, life, group.create_task(life.run(stop), name=name), stop)
+        self._readings[following.address] = reading
+        return reading
+
+    async def _end(self, addresses: list[str]) -> None:
+        """End some readings: what runs there comes to its end first."""
+        readings = [self._readings[address] for address in addresses]
+        for reading in readings:
+            reading.stop.set()
+        if readings:
+            await asyncio.wait([reading.task for reading in readings])
+        for address in addresses:
+            del self._readings[address]
