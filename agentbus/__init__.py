@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from agentbus.broker.inspection import InboxView, Trace
     from agentbus.bus import Bus
+    from agentbus.conversations.conversation import Conversation, LastMessage
     from agentbus.dead_letters import BulkRetry, DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetters
     from agentbus.errors import (
         AgentBusError,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         NoSuchMessage,
         NoSuchReceipts,
         NoSuchSchedule,
+        NotYourConversation,
         PolicyConflict,
         PublisherClosed,
         PublishError,
@@ -83,6 +85,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "agentbus.broker.inspection": "InboxView Trace",
     "agentbus.bus": "Bus",
+    "agentbus.conversations.conversation": "Conversation LastMessage",
     "agentbus.dead_letters": "BulkRetry DeadLetter DeadLetterFilter DeadLetterPage DeadLetters",
     "agentbus.errors": (
         "AgentBusError AlreadySettled BodyNotSerializable BodyTooLarge BrokerError "
@@ -90,7 +93,7 @@ _HOMES = {
         "DeadLetterError DeadLetterResolved Defer "
         "DeliveryError DurabilityUnavailable GroupMissing InvalidTopic InvalidValue "
         "KeyConflict MalformedMessage NoBroker NoSuchAddress NoSuchAgent NoSuchCursor NoSuchDeadLetter "
-        "NoSuchMessage NoSuchReceipts NoSuchSchedule "
+        "NoSuchMessage NoSuchReceipts NoSuchSchedule NotYourConversation "
         "PolicyConflict "
         "PublisherClosed PublishError PublishRefused PublishTimeout QueueFull "
         "ReceiptError ReceiptTimeout Reject RequestError RequestFailed RequestTimeout StaleDelivery "
@@ -156,6 +159,7 @@ __all__ = [
     "ChannelStatus",
     "ConfigurationError",
     "Context",
+    "Conversation",
     "DeadLetter",
     "DeadLetterError",
     "DeadLetterFilter",
@@ -177,6 +181,7 @@ __all__ = [
     "InvalidTopic",
     "InvalidValue",
     "KeyConflict",
+    "LastMessage",
     "MalformedMessage",
     "Message",
     "Middleware",
@@ -188,6 +193,7 @@ __all__ = [
     "NoSuchMessage",
     "NoSuchReceipts",
     "NoSuchSchedule",
+    "NotYourConversation",
     "Policy",
     "PolicyConflict",
     "PublishError",

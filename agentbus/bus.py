@@ -14,6 +14,7 @@ from typing import Any, Unpack, cast
 
 from agentbus.broker.carry import Carrier
 from agentbus.broker.connection import Broker, ConnectionSettings
+from agentbus.broker.conversations import ConversationStore
 from agentbus.broker.embedded import EmbeddedSettings, ensure_running
 from agentbus.broker.inspection import InboxView, Trace, inspect_inbox, known_addresses, trace_message
 from agentbus.broker.keys import check_prefix, ticking
@@ -25,6 +26,9 @@ from agentbus.broker.schedules import ScheduleStore
 from agentbus.broker.server import check_safe
 from agentbus.broker.wake import Announcer, Wake
 from agentbus.channels import Channels
+from agentbus.conversations.access import check_identity, check_may_read, may_read, own_conversation
+from agentbus.conversations.conversation import Conversation
+from agentbus.conversations.conversations import DIRECT, Conversations
 from agentbus.dead_letters import DeadLetters
 from agentbus.declarations import Declarations
 from agentbus.errors import AgentBusError, ConfigurationError
@@ -268,6 +272,62 @@ class Bus:
         """
         return await self.rooms.requests.request(topic, body, reply, timeout, options)
 
+    # --- direct messages ---
+
+    async def dm(
+        self,
+        to: str,
+        body: Any,
+        *,
+        type: str = DIRECT,
+        allow_unknown: bool = False,
+        **options: Unpack[PublishOptions],
+    ) -> Sent:
+        """Say something to one agent: it stands in the conversation of the two, and in the agent's inbox.
+
+        Returns when both are stored. Raises `UnknownRecipients` when nobody was ever served under that name,
+        unless ``allow_unknown``, `InvalidValue` for a message to oneself, `ConfigurationError` for a bus
+        without an agent name, and what `Publisher.publish` raises.
+        """
+        return await self._conversations().send(to, body, type, allow_unknown, options)
+
+    async def conversations(self) -> list[Conversation]:
+        """Return the conversations of this bus's agent: with whom, unread, last message; newest first."""
+        return await self._conversations().list()
+
+    async def conversation(
+        self,
+        other_or_name: str,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        **filters: Unpack[HistoryFilters],
+    ) -> HistoryPage:
+        """Return one page of a conversation of this bus's agent, newest first; see `history`.
+
+        It is given by the name of the other agent, or its own, ``dm:<a>:<b>``. Raises `NotYourConversation`.
+        """
+        name = own_conversation(check_identity(self._sender.agent), other_or_name)
+        return await self.rooms.history.page(name, filters, limit, cursor)
+
+    async def mark_read(self, conversation_or_message_id: str) -> None:
+        """Mark a conversation (``dm:<a>:<b>``), or one message by its id, as read by this bus's agent.
+
+        A handler that begins, and a pulled message that is settled, do so by themselves. Raises
+        `NotYourConversation`, or `NoSuchReceipts` for a message that it was not sent.
+        """
+        await self._conversations().mark_read(conversation_or_message_id)
+
+    def _conversations(self) -> Conversations:
+        broker, prefix = self.rooms.broker, self.settings.prefix
+        return Conversations(
+            check_identity(self._sender.agent),
+            self._sender,
+            self._sending(),
+            ConversationStore(broker, prefix),
+            ReceiptStore(broker, prefix),
+        )
+
     # --- policies ---
 
     async def declare(self, address: str, policy: Policy) -> None:
@@ -361,7 +421,8 @@ class Bus:
             await answers.send(request, content, problem)
 
         about = Description(agent.name, agent.type, agent.capabilities, assumed)
-        marks = Marks(ReceiptStore(rooms.broker, self.settings.prefix), self.events)
+        broker, prefix = rooms.broker, self.settings.prefix
+        marks = Marks(ReceiptStore(broker, prefix), ConversationStore(broker, prefix), self.events)
         companions = (Registration(rooms.registry, about, agent.settings.heartbeat, self.events), marks)
         return Subscriber(agent, rooms.grounds, publish, answer, companions, marks.of)
 
@@ -457,10 +518,16 @@ class Bus:
     async def trace(self, message_id: str, address: str | None = None) -> Trace:
         """Return every place and outcome of one message that is still known.
 
-        Without an address every address in use is searched, which reads all they hold.
+        Without an address every address in use is searched, which reads all they hold; conversations of
+        other agents are left out, and raise `NotYourConversation` when they are asked for.
         """
         broker, prefix = self.rooms.broker, self.settings.prefix
-        searched = [parse_address(address)] if address else await known_addresses(broker, prefix)
+        me = self._sender.agent
+        if address is not None:
+            searched = [parse_address(address)]
+            check_may_read(me, searched[0])
+        else:
+            searched = [each for each in await known_addresses(broker, prefix) if may_read(me, each)]
         return await trace_message(broker, prefix, message_id, searched)
 
     async def history(
@@ -479,6 +546,7 @@ class Bus:
         since, until, type, sender, grep, state, outcome and oldest_first. Raises `NoSuchAddress`, and
         `InvalidValue` for a filter, limit (1 to 10,000) or cursor.
         """
+        check_may_read(self._sender.agent, parse_address(address))
         return await self.rooms.history.page(address, filters, limit, cursor)
 
     def __repr__(self) -> str:

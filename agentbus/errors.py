@@ -36,6 +36,7 @@
     ├── RequestError
     │   ├── RequestTimeout
     │   └── RequestFailed               the handler ended without an answer
+    ├── NotYourConversation             a conversation of other agents
     ├── ReceiptError
     │   ├── ReceiptTimeout              not everybody came so far in time; names who is missing
     │   └── NoSuchReceipts              of a message to nobody in particular, or of long ago
@@ -226,6 +227,10 @@ class RequestFailed(RequestError):
         super().__init__(message)
         #: The named outcome of the request, for example ``rejected`` or ``exhausted``.
         self.reason = reason
+
+
+class NotYourConversation(AgentBusError):
+    """A conversation can be read by its two agents."""
 
 
 class ReceiptError(AgentBusError):

@@ -188,6 +188,13 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "the last 2,000",
     ),
     KeyInfo(
+        f"{_ADDRESS}read",
+        "hash",
+        "Conversations (`dm:<a>:<b>`) only: agent to the entry of the log up to which it has read.",
+        "conversation_read",
+        "as long as the conversation",
+    ),
+    KeyInfo(
         f"{_ADDRESS}cursors",
         "hash",
         "Channel `system.errors` only: address to the last dead letter that was announced.",
@@ -328,6 +335,13 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "Every known agent by name, scored with the time (ms) at which an instance of it was last seen.",
         "register, deregister; `agentbus agents forget` removes",
         "until forgotten",
+    ),
+    KeyInfo(
+        "conversations:<name>",
+        "set",
+        "The conversations (`dm:<a>:<b>`) that an agent has.",
+        "whoever sends a direct message, before it",
+        "for ever",
     ),
     KeyInfo(
         "agent:<name>",
@@ -519,6 +533,16 @@ def agents(prefix: str) -> str:
 def agent(prefix: str, name: str) -> str:
     """Return the record of one agent."""
     return f"{prefix}:agent:{name}"
+
+
+def conversations(prefix: str, name: str) -> str:
+    """Return the set of conversations of one agent."""
+    return f"{prefix}:conversations:{name}"
+
+
+def read_up_to(prefix: str, conversation: str) -> str:
+    """Return the hash of how far each of two agents has read what they say to each other."""
+    return f"{prefix}:{{{conversation}}}:read"
 
 
 def archive(prefix: str) -> str:

@@ -13,6 +13,7 @@ from agentbus.cli import (
     broker,
     channel,
     dlq,
+    dm,
     doctor,
     history,
     inbox,
@@ -47,8 +48,8 @@ Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 unavailable, 5 timeout.
 
 #: As `--help` lists them: start, send and take, look, mend, declare, serve.
 _ORDER = (
-    "up", "down", "workers", "agents", "pub", "sub", "tail", "inbox", "channel", "status", "history", "trace",
-    "receipts", "dlq", "schedule", "policy", "archive", "doctor", "run", "version",
+    "up", "down", "workers", "agents", "pub", "sub", "dm", "tail", "inbox", "channel", "status", "history",
+    "trace", "receipts", "dlq", "schedule", "policy", "archive", "doctor", "run", "version",
 )  # fmt: skip
 
 
@@ -86,6 +87,7 @@ app.command("up", short_help="Start the embedded broker and keep it in view.")(b
 app.command("down", short_help="Stop the embedded broker.")(broker.down)
 app.command("pub", short_help="Send a message, a request, or many messages.")(pub.pub)
 app.command("sub", short_help="Take messages, as an agent would.")(sub.sub)
+app.add_typer(dm.app, name="dm", short_help="Say something to one agent, and read what was said.")
 app.command("tail", short_help="Look at messages without taking them.")(tail.tail)
 app.command("inbox", short_help="Show what an inbox holds, and its ledger.")(inbox.inbox)
 app.add_typer(channel.channel, name="channel", short_help="Show who reads a channel, and who has read what.")

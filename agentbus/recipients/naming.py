@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agentbus.errors import InvalidTopic, InvalidValue
-from agentbus.message.topics import check_message_type, check_name, is_channel, is_topic, parse_address
+from agentbus.message.topics import (
+    check_message_type,
+    check_name,
+    is_channel,
+    is_conversation,
+    is_topic,
+    parse_address,
+)
 
 #: Every copy names all recipients: the size of what is sent grows with the square of their number.
 MOST_RECIPIENTS = 1_000
@@ -43,6 +50,8 @@ def check_type(message_type: str) -> str:
 def check_channel(channel: str) -> str:
     """Return the address of a channel that a message can be said in."""
     address = parse_address(channel)
+    if is_conversation(address):
+        raise InvalidTopic("channel", f"{address} is a conversation; send with `bus.dm(to, body)`")
     if not is_channel(address):
         raise InvalidTopic("channel", f"{address} is an inbox; a channel is channel.<name> or project.<id>")
     return address

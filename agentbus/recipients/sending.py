@@ -71,13 +71,19 @@ class Sending:
         address = None if channel is None else check_channel(channel)
         addressed = Addressing(message_id_for(sender, options), names, "multi", address)
         letter = Letter(sender, kind, body, options, addressed)
-        until = asyncio.get_running_loop().time() + self._publisher.patience(options)
+        until = self.until(options)
         self.check(letter)
         if not allow_unknown:
-            await until_answered(lambda: self._known(names), until)
+            await self.check_known(names, until)
         await self.open(letter, until)
         logged = await self.log(letter, until) if address is not None else None
-        return Sent(addressed.message_id, tuple(await self.copies(letter, until)), logged, self._receipts)
+        return self.result(letter, await self.copies(letter, until), logged)
+
+    # --- the steps, in their order ---
+
+    def until(self, options: PublishOptions) -> float:
+        """Return the loop time up to which all steps together may take."""
+        return asyncio.get_running_loop().time() + self._publisher.patience(options)
 
     def check(self, letter: Letter) -> None:
         """Raise what is wrong with a message before anything of it is sent."""
@@ -86,6 +92,10 @@ class Sending:
             letter.copy_for(f"{addressed.channel}.{letter.message_type}", self._limit)
         longest = max(addressed.recipients, key=len)
         letter.copy_for(f"agent.{longest}.{letter.message_type}", self._limit)
+
+    async def check_known(self, names: Sequence[str], until: float) -> None:
+        """Raise `UnknownRecipients` for names that nobody has ever served."""
+        await until_answered(lambda: self._known(names), until)
 
     async def open(self, letter: Letter, until: float) -> None:
         """Open the receipts."""
@@ -118,6 +128,10 @@ class Sending:
         with contextlib.suppress(PublishTimeout, BrokerError):
             await until_answered(lambda: self._store.mark({letter.addressed.message_id: marks}), until)
         return sent
+
+    def result(self, letter: Letter, sent: Sequence[SentTo], logged: Stored | None) -> Sent:
+        """Return what the caller is told."""
+        return Sent(letter.addressed.message_id, tuple(sent), logged, self._receipts)
 
     def _composed(self, letter: Letter) -> Iterator[Outgoing]:
         # One at a time: a thousand copies of a large body would not fit beside each other.

@@ -16,7 +16,7 @@ from agentbus.message.codec import check_body_type, encode, encode_body
 from agentbus.message.durations import Duration, instant_milliseconds, milliseconds, seconds
 from agentbus.message.message import ENVELOPE_VERSION
 from agentbus.message.policy import Durability, Priority, Retry, check_durability, check_priority
-from agentbus.message.topics import Destination, Topic, parse_topic
+from agentbus.message.topics import Destination, Topic, parse_conversation_topic, parse_topic
 
 #: What a publish may be addressed to.
 AnyTopic = str | Topic[Any, Any]
@@ -144,7 +144,7 @@ def compose(
     if isinstance(topic, Topic):
         check_body_type(body, topic.body)
         topic = topic.text
-    destination = parse_topic(topic)
+    destination = parse_topic(topic) if addressed is None else parse_conversation_topic(topic)
     if options:
         _check_options(options)
     if destination.is_channel:

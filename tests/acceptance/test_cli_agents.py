@@ -30,7 +30,6 @@ def test_agents_are_listed_shown_and_forgotten(command: CommandLine) -> None:
     assert reviewer["capabilities"] == ["python"]
     assert (reviewer["online"], reviewer["instances"], tester["name"]) == (False, [], "tester")
     assert command.records("agents", "--capability", "python", "--type", "review") == [reviewer]
-    assert command.records("agents", "show", "agent.reviewer") == [reviewer]
     assert command.records("agents", "forget", "tester") == [{"name": "tester", "state": "forgotten"}]
     finished = command("agents", "show", "reviwer")
     assert (finished.returncode, finished.stdout) == (3, "")

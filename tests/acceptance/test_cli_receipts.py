@@ -28,4 +28,3 @@ async def test_receipts_are_shown_and_waited_for(
     shown, bob = command.records("receipts", sent.message_id)
     assert shown == ann.to_record() and shown["processed_at"]
     assert (bob["agent"], bob["read_at"], bob["refused"]) == ("bob", None, None)
-    assert command("receipts", "nothing").returncode == 3
