@@ -182,10 +182,10 @@ CATALOGUE: tuple[KeyInfo, ...] = (
     KeyInfo(
         f"{_ADDRESS}reads:<agent>",
         "stream",
-        "What the agent was handed and how it ended: `delivered` (first and last entry) with `count`, or "
-        "`processed`, `expired`, `discarded`, `moved` (entries). The time is that of the record.",
+        "What the agent was handed and how it ended: `delivered` with `count`, or `processed`, `expired`, "
+        "`discarded`, `moved`; the entries, or `<first>..<last>`. The time is that of the record.",
         "fetch_log, settle_log",
-        "the last 2,000",
+        "the last 1,000",
     ),
     KeyInfo(
         f"{_ADDRESS}read",

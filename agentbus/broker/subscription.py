@@ -162,8 +162,8 @@ class Subscription:
         self, consumer: str, entry: RawEntry, delay_ms: int, kind: str, failure: str, message_id: str
     ) -> None:
         """Carry a delivery into the agent's inbox, where it comes due; it is this agent's retry alone."""
-        state: dict[str, Any] = {"attempt": 1} if kind == "retried" else {"deferrals": 1}
-        await self._carry(entry, message_id, state | _failures(failure), delay_ms=delay_ms)
+        spent: dict[str, Any] = {"attempt": 1} if kind == "retried" else {"deferrals": 1}
+        await self._carry(entry, message_id, spent | _failures(failure), delay_ms=delay_ms)
         await self.settle(consumer, "moved", {LOG: (entry.entry_id,)})
 
     async def bury(
@@ -186,7 +186,12 @@ class Subscription:
     async def _carry(self, entry: RawEntry, message_id: str, state: Mapping[str, Any], **where: Any) -> str:
         origin = Origin(self.address, entry.entry_id.decode(), self.agent)
         carried = await self._carrier.carry(
-            f"agent.{self.agent}", origin, message_id, entry.message, state=state, **where
+            f"agent.{self.agent}",
+            origin,
+            message_id,
+            entry.message,
+            state={**state, **_expiry(entry)},
+            **where,
         )
         return carried.place
 
@@ -266,8 +271,21 @@ def _failures(failure: str) -> dict[str, Any]:
     return {"first_failure": found, "last_failure": found}
 
 
+def _expiry(entry: RawEntry) -> dict[str, Any]:
+    """Return the end of its time to live, which an inbox keeps beside a message: it began in the log."""
+    ttl = _envelope(entry).get("ttl")
+    if not isinstance(ttl, (int, float)):
+        return {}
+    return {"expires": int(entry.entry_id.partition(b"-")[0]) + round(ttl * 1000)}
+
+
 def _message_id(entry: RawEntry) -> str:
+    return str(_envelope(entry).get("message_id") or f"entry-{entry.entry_id.decode()}")
+
+
+def _envelope(entry: RawEntry) -> dict[str, Any]:
     try:
-        return str(json.loads(entry.message)["message_id"])
-    except (ValueError, KeyError, TypeError):
-        return f"entry-{entry.entry_id.decode()}"
+        envelope = json.loads(entry.message)
+    except ValueError:
+        return {}
+    return envelope if isinstance(envelope, dict) else {}

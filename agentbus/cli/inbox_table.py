@@ -109,7 +109,8 @@ async def _channel(broker: Broker, prefix: str, address: str) -> ChannelCounts:
 def _channel_record(channel: ChannelCounts) -> dict[str, Any]:
     return {
         "address": channel.address, "messages": channel.length, "accepted": channel.accepted,
-        "hand_made": channel.hand_made, "last_entry_id": format_id(channel.last_id),
+        "subscribers": channel.subscribers, "hand_made": channel.hand_made,
+        "last_entry_id": format_id(channel.last_id),
         "last_ms": channel.last_ms,
     }  # fmt: skip
 
@@ -233,10 +234,12 @@ def _ledger(view: InboxView) -> RenderableType:
 def _render_channels(channels: list[ChannelCounts]) -> list[RenderableType]:
     if not channels:
         return []
-    table = new_table("channels", ["address", ">in its log", ">accepted", "last message"])
+    table = new_table("channels", ["address", ">in its log", ">subscribers", ">accepted", "last message"])
     for channel in channels:
         last = "" if channel.last_ms is None else moment(channel.last_ms)
-        table.add_row(channel.address, count(channel.length), count(channel.accepted), last)
+        table.add_row(
+            channel.address, count(channel.length), count(channel.subscribers), count(channel.accepted), last
+        )
     return [table]
 
 

@@ -140,10 +140,12 @@ def _rate(rate: float | None) -> str:
 
 def _channels(channels: tuple[ChannelStatus, ...], of: int) -> RenderableType:
     title = "channels" if len(channels) == of else f"channels, the latest {len(channels)} of {of:,}"
-    table = new_table(title, ["channel", ">in its log", ">in/s", "last message"])
+    table = new_table(title, ["channel", ">in its log", ">subscribers", ">in/s", "last message"])
     for each in channels:
         last = moment(int(each.last_entry_id.partition("-")[0])) if each.length else ""
-        table.add_row(each.address, count(each.length), _rate(each.accepted_rate), last)
+        table.add_row(
+            each.address, count(each.length), count(each.subscribers), _rate(each.accepted_rate), last
+        )
     return table
 
 

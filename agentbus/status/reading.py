@@ -95,7 +95,10 @@ def _address(counts: InboxCounts) -> AddressStatus:
 
 
 def _channel(counts: ChannelCounts) -> ChannelStatus:
-    return ChannelStatus(counts.address, counts.length, format_id(counts.last_id), counts.accepted)
+    return ChannelStatus(
+        counts.address, counts.length, format_id(counts.last_id), counts.accepted,
+        subscribers=counts.subscribers,
+    )  # fmt: skip
 
 
 def _moment(entry_id: str) -> int:

@@ -49,6 +49,8 @@ class ChannelStatus:
     accepted: int
     #: Messages per second since the status before; None without one.
     accepted_rate: float | None = None
+    #: Agents with a cursor here.
+    subscribers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -296,3 +296,35 @@ async def test_who_reads_how_far_and_who_has_read_what_can_be_asked(
     assert [each.agent for each in await bus.channels.subscribers(channel)] == [slow]
     with pytest.raises(NoSuchCursor):
         await bus.channels.forget(channel, quick)
+
+
+async def test_a_message_that_expired_is_passed_by_also_on_its_way_through_a_retry(
+    bus: Bus, channel: str, unique: Unique
+) -> None:
+    runs: list[int] = []
+    agent = Agent(unique("late"), retry=Retry(max_retries=3, retry_delay=0.4, shortest_delay=0.4))
+
+    @agent.on(f"{channel}.note", start="beginning")
+    async def fail(body: int) -> None:
+        runs.append(body)
+        raise RuntimeError("again")
+
+    short = await bus.publish(f"{channel}.note", 0, ttl=0.001)
+    log = channel_keys(bus.settings.prefix, channel).log
+
+    async def expired() -> bool:
+        seconds, micros = await bus.rooms.broker.execute("TIME")
+        entered = int(str(short.entry_id).split("-")[0])
+        return int(seconds) * 1000 + int(micros) // 1000 > entered + 1
+
+    await eventually(expired)
+    assert await bus.rooms.broker.execute("XLEN", log) == 1
+    async with bus.serving(agent):
+        await bus.publish(f"{channel}.note", 1, ttl=0.3)
+
+        async def ended() -> bool:
+            return await Look(bus, agent.name).count("expired") == 1
+
+        await eventually(ended)
+    assert runs == [1]
+    assert (await counters(bus, channel, agent.name))["expired"] == "1"

@@ -65,6 +65,8 @@ class ChannelCounts:
     last_id: EntryId
     #: The most messages its policy allows in the log; None without one.
     limit: int | None
+    #: Agents with a cursor here.
+    subscribers: int
 
     @property
     def last_ms(self) -> int | None:
@@ -158,7 +160,7 @@ def _by_ledger(counters: Mapping[str, int]) -> int:
 
 
 def _channel(address: str, reply: Sequence[Any]) -> ChannelCounts:
-    server_ms, length, added, last_id, first_id, accepted, by_scripts, limit = reply
+    server_ms, length, added, last_id, first_id, accepted, by_scripts, limit, groups = reply
     return ChannelCounts(
         address=address,
         server_ms=int(server_ms),
@@ -168,6 +170,7 @@ def _channel(address: str, reply: Sequence[Any]) -> ChannelCounts:
         first_id=parse_id(first_id) if first_id else None,
         last_id=parse_id(last_id),
         limit=_number(limit) or None,
+        subscribers=int(groups),
     )
 
 

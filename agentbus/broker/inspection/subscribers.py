@@ -13,7 +13,7 @@ from agentbus.errors import BrokerRefused
 
 _COUNTERS = ("handed_out", "processed", "expired", "discarded", "moved", "missed", "vanished")
 #: Records of one subscriber that are read to find one message; all that are kept.
-_RECORDS = 4_000
+_RECORDS = 2_000
 #: Ends of a delivery after which its handler has run.
 _READ = frozenset((b"processed", b"moved"))
 
@@ -115,18 +115,27 @@ def _subscriber(
 
 
 def _receipt(name: str, records: Sequence[Any], entry_id: str) -> ReadReceipt:
-    wanted, text = parse_id(entry_id), entry_id.encode()
     delivered: int | None = None
+    ended: tuple[int, bytes] | None = None
     for record_id, flat in records:
-        kind, value = flat[0], flat[1]
-        at = parse_id(record_id)[0]
+        kind, value, at = flat[0], flat[1], parse_id(record_id)[0]
+        if not _covers(value, entry_id):
+            continue
         if kind == b"delivered":
-            first, last = value.split(b" ")
-            if delivered is None and parse_id(first) <= wanted <= parse_id(last):
-                delivered = at
-        elif text in value.split(b" "):
-            return ReadReceipt(name, delivered, at if kind in _READ else None, kind.decode())
-    return ReadReceipt(name, delivered, None, None)
+            delivered = delivered or at
+        elif ended is None or b".." not in value:
+            # A range holds those that ended by a record of their own, too.
+            ended = at, kind
+    if ended is None:
+        return ReadReceipt(name, delivered, None, None)
+    return ReadReceipt(name, delivered, ended[0] if ended[1] in _READ else None, ended[1].decode())
+
+
+def _covers(value: bytes, entry_id: str) -> bool:
+    first, dots, last = value.partition(b"..")
+    if not dots:
+        return entry_id.encode() in value.split(b" ")
+    return parse_id(first) <= parse_id(entry_id) <= parse_id(last)
 
 
 async def find_entry(broker: Broker, prefix: str, address: str, message_id: str, most: int) -> str | None:

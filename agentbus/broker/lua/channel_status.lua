@@ -4,7 +4,7 @@
 --
 -- KEYS   1 log   2 ledger   3 policy
 -- Returns {server ms, length, entries ever added, last id, first id or '', accepted, added by scripts,
---          limit by policy or ''}
+--          limit by policy or '', subscribing agents}
 --
 -- Atomic because the numbers are compared with each other. It writes nothing; bodies are not sent.
 local facts = {}
@@ -17,4 +17,5 @@ local counters = redis.call('HMGET', KEYS[2], 'accepted', 'added:log')
 return {
   now_ms(), facts.length or 0, facts['entries-added'] or 0, facts['last-generated-id'] or '0-0',
   first and first[1] or '', counters[1] or '0', counters[2] or '0', redis.call('HGET', KEYS[3], 'limit') or '',
+  facts.groups or 0,
 }

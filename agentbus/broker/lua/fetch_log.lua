@@ -110,7 +110,7 @@ local function read_new()
     redis.call('HSET', KEYS[2], 'position', added)
   end
   redis.call('HINCRBY', KEYS[2], 'handed_out', count)
-  redis.call('XADD', KEYS[5], 'MAXLEN', '~', 2000, '*', 'delivered', first .. ' ' .. newest, 'count', count)
+  redis.call('XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', 'delivered', first .. '..' .. newest, 'count', count)
 end
 
 local gone = strays()

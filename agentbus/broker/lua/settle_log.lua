@@ -6,7 +6,9 @@
 -- Returns {'settled', how many were still pending}; {'fenced'} when the consumer lost its lease.
 --
 -- The message stays in the log: it is ended for this agent alone. A repeated call finds nothing pending and
--- writes nothing.
+-- writes nothing. Where one consumer reads at a time a long batch follows the log: its record is its first and
+-- last entry, or a thousand subscribers would fill the server with records.
+local LONGEST_LIST = 8
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return {'fenced'} end
 local ids, settled = {}, 0
 for id in string.gmatch(ARGV[4], '%S+') do ids[#ids + 1] = id end
@@ -18,6 +20,10 @@ for from = 1, #ids, 4000 do
 end
 if settled > 0 then
   redis.call('HINCRBY', KEYS[2], ARGV[3], settled)
-  redis.call('XADD', KEYS[5], 'MAXLEN', '~', 2000, '*', ARGV[3], ARGV[4])
+  local record = ARGV[4]
+  if #ids > LONGEST_LIST and redis.call('HGET', KEYS[2], 'active') == ARGV[1] then
+    record = ids[1] .. '..' .. ids[#ids]
+  end
+  redis.call('XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', ARGV[3], record)
 end
 return {'settled', settled}
