@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from agentbus.broker.inbox import Inbox
 from agentbus.broker.retention import ChannelRetention, InboxRetention
 from agentbus.errors import BrokerRefused
+from agentbus.message.topics import is_channel
 from workers import walk
 from workers.role import Ground, Role
 
@@ -82,7 +83,7 @@ class Retention(Role):
         kind = address.partition(".")[0]
         if kind == "agent":
             return InboxRetention(broker, Inbox(broker, prefix, address), kept, bus.events)
-        if kind in ("channel", "project", "system"):
+        if is_channel(address):
             return ChannelRetention(broker, prefix, address, kept, bus.events)
         return None
 

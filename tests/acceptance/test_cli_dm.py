@@ -21,5 +21,7 @@ def test_direct_messages_are_sent_listed_shown_and_read(
     said, page = command.records("dm", "show", "ann")
     assert (said["message"]["message_id"], page["complete"]) == (sent["message_id"], True)
     assert command.records("dm", "read", "ann") == [{"read": "dm:ann:bob"}]
+    (tailed,) = command.records("tail", "dm:ann:bob", "--no-follow")
+    assert tailed["message"]["message_id"] == sent["message_id"]
     refused = command("dm", "show", "dm:ann:bob", "--as", "eve")
     assert refused.returncode == 2 and "eve is neither of them" in refused.stderr

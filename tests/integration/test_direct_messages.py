@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,14 +23,20 @@ from agentbus import (
     NotYourConversation,
     Policy,
     QueueFull,
+    RetentionSettings,
     UnknownRecipients,
 )
 from agentbus.broker.embedded import PrivateBroker
 from agentbus.testing import BrokerForTests
 from tests.agents.look import Look
 from tests.agents.waiting import eventually
+from tests.service import working
+from workers.archive import Archive
+from workers.retention import Retention
 
 Unique = Callable[[str], str]
+#: A hundred entries more than wanted may stay.
+_KEPT = RetentionSettings(channel_messages=50)
 OpenBus = Callable[[str | None], Awaitable[Bus]]
 
 
@@ -205,6 +212,26 @@ async def test_an_inbox_that_refuses_raises_and_the_word_stays_said(open_bus: Op
     with pytest.raises(QueueFull):
         await ann.dm("bob", "two")
     assert len((await ann.conversation("bob")).entries) == 2
+
+
+async def test_conversations_are_trimmed_and_archived_as_channels_are(
+    open_bus: OpenBus, postgres_dsn: str
+) -> None:
+    ann = await open_bus("ann")
+    await _known(ann, "bob")
+    for number in range(250):
+        await ann.dm("bob", number)
+    async with working(ann, Archive, Retention, archive=postgres_dsn, retention=_KEPT):
+        await eventually(lambda: _log_length(ann, 200), 15.0)
+    settings = replace(ann.settings, archive=postgres_dsn)
+    async with Bus(ann._url, agent="bob", settings=settings) as bob:
+        page = await bob.conversation("ann", limit=1000)
+    assert page.complete
+    assert [entry.message.content for entry in page.entries if entry.message] == list(range(249, -1, -1))
+
+
+async def _log_length(bus: Bus, most: int) -> bool:
+    return int(await bus.rooms.broker.execute("XLEN", f"{bus.settings.prefix}:{{dm:ann:bob}}:log")) <= most
 
 
 async def test_a_direct_message_survives_a_broker_that_restarts_meanwhile(
