@@ -33,18 +33,17 @@ class Directory:
 
     async def agent(self, name: str) -> AgentInfo:
         """Return one agent; raises `NoSuchAgent` that names close ones."""
-        stored = await self._registry.get(_name_of(name))
+        wanted = _name_of(name)
+        stored = await self._registry.get(wanted)
         if stored is None:
-            (problem,) = (await self._close([_name_of(name)])).items()
-            raise NoSuchAgent(f"no agent was ever registered as {_hint(*problem)}")
+            raise await self._no_such(wanted)
         return info_of(stored, await self._registry.server_ms())
 
     async def forget(self, name: str) -> None:
         """Take an agent out of the directory; raises `NoSuchAgent` when it is not there."""
-        known = _name_of(name)
-        if not await self._registry.forget(known):
-            (problem,) = (await self._close([known])).items()
-            raise NoSuchAgent(f"no agent was ever registered as {_hint(*problem)}")
+        wanted = _name_of(name)
+        if not await self._registry.forget(wanted):
+            raise await self._no_such(wanted)
 
     async def check_known(self, names: Sequence[str]) -> None:
         """Raise `UnknownRecipients` unless every one of these was registered and not forgotten."""
@@ -57,6 +56,11 @@ class Directory:
             )
             raise UnknownRecipients(f"unknown recipients, nothing was sent: {named}", unknown=close)
 
+    async def _no_such(self, name: str) -> NoSuchAgent:
+        near = (await self._close([name]))[name]
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        return NoSuchAgent(f"no agent was ever registered as {name}{hint}")
+
     async def _close(self, unknown: Sequence[str]) -> dict[str, tuple[str, ...]]:
         known = await self._registry.names()
         return {name: tuple(difflib.get_close_matches(name, known, n=_MOST_CLOSE)) for name in unknown}
@@ -65,7 +69,3 @@ class Directory:
 def _name_of(text: str) -> str:
     """Return a bare name; ``agent.reviewer`` is taken for ``reviewer``."""
     return check_name(text.removeprefix("agent.") if isinstance(text, str) else text, "name")
-
-
-def _hint(name: str, close: Sequence[str]) -> str:
-    return f"{name}; did you mean {' or '.join(close)}?" if close else name

@@ -49,7 +49,8 @@ class Marks:
         except MalformedMessage:
             return None
         agent = address.removeprefix(_INBOX)
-        if agent not in message.recipients:
+        # What was carried here from a channel, or copied from another inbox, is not the copy for this agent.
+        if agent not in message.recipients or message.to_agent != agent:
             return None
         mark = Mark(self, message.message_id, agent, _place_of(message))
         mark.note("delivered")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
@@ -13,6 +14,7 @@ from agentbus import Agent, AgentSettings, Bus, BusSettings, InvalidValue, NoSuc
 from agentbus.broker.embedded import PrivateBroker
 from agentbus.broker.registry import FORGET_AFTER_BEATS, Description, Registry, StoredInstance
 from agentbus.fleet.directory import Directory
+from agentbus.fleet.registration import Registration
 from agentbus.testing import BrokerForTests
 from tests.agents.process import fleet
 from tests.agents.waiting import eventually
@@ -141,6 +143,29 @@ async def test_an_agent_is_listed_again_when_the_broker_has_lost_its_data(
         await bus.rooms.broker.execute("FLUSHALL")
         await eventually(lambda: _known(bus, "reviewer"), 15.0)
         assert (await bus.agent("reviewer")).type == "review"
+
+
+async def test_an_agent_that_begins_in_an_outage_is_listed_when_the_broker_is_back(
+    private_broker: Callable[..., PrivateBroker],
+) -> None:
+    server = private_broker()
+    async with Bus(server.url) as bus:
+        about = Description("reviewer", "review", ())
+        registration = Registration(bus.rooms.registry, about, "60s", bus.events)
+        server.kill()
+        # It does not wait: a stop would have to wait with it.
+        await asyncio.wait_for(registration.begin(), 5.0)
+        running = asyncio.create_task(registration.run())
+        server.start()
+        await eventually(lambda: _listed(server.url, "reviewer"), 15.0)
+        running.cancel()
+        await registration.end()
+        assert (await bus.agent("reviewer")).instances == ()
+
+
+async def _listed(url: str, name: str) -> bool:
+    async with Bus(url) as bus:
+        return await _known(bus, name)
 
 
 async def test_a_registry_that_cannot_be_written_is_an_event_and_the_agent_works_on(bus: Bus) -> None:
