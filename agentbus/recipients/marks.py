@@ -38,6 +38,7 @@ class Marks:
         #: Conversation and agent to the entry up to which it has read.
         self._read: dict[tuple[str, str], EntryId] = {}
         self._wake = asyncio.Event()
+        self._flushing = asyncio.Lock()
 
     def of(self, delivery: Delivery) -> Mark | None:
         """Return the means to mark a delivery; None when its sender named nobody, or not this inbox."""
@@ -91,6 +92,11 @@ class Marks:
 
     async def flush(self) -> None:
         """Write all marks taken so far; raises when the broker is away, and then they stay."""
+        # One at a time: whoever waits here wants what another one has just taken to be written, too.
+        async with self._flushing:
+            await self._flush()
+
+    async def _flush(self) -> None:
         marks, self._open = self._open, {}
         read, self._read = self._read, {}
         try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
@@ -237,6 +239,46 @@ async def test_a_broker_that_restarts_in_the_middle_of_a_send_to_fifty_doubles_a
         for name in names:
             contents = [entry.message.content async for entry in _entries(bus, name)]
             assert contents == [0, 1, 2], name
+
+
+_SENDER = """
+import asyncio, sys
+from agentbus import Bus
+
+async def main(url, names):
+    async with Bus(url, agent="planner") as bus:
+        await bus.send("note", "x" * 200_000, to=names.split(), key="once", allow_unknown=True)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def test_a_sender_that_is_killed_while_it_sends_is_completed_by_another_with_its_key(
+    private_broker: Callable[..., PrivateBroker],
+) -> None:
+    server = private_broker()
+    names = [f"agent-{number}" for number in range(50)]
+    async with Bus(server.url, agent="planner") as bus:
+        sender = _sender(server.url, names)
+        try:
+            await eventually(lambda: _has_one(bus, names[0]), pause=0.0)
+        finally:
+            sender.kill()
+            sender.wait()
+        had = [name for name in names if await Look(bus, name).waiting()]
+        sent = await bus.send("note", "x" * 200_000, to=names, key="once", allow_unknown=True)
+        assert sent.refused == {}
+        assert sum(bool(each.stored and each.stored.duplicate) for each in sent.recipients) == len(had)
+        assert [await Look(bus, name).waiting() for name in names] == [1] * 50
+        assert [row.agent for row in await sent.wait_all("stored", timeout="5s")] == names
+
+
+def _sender(url: str, names: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", _SENDER, url, " ".join(names)])
+
+
+async def _has_one(bus: Bus, name: str) -> bool:
+    return bool(await bus.rooms.broker.execute("EXISTS", Look(bus, name).keys.sources[3]))
 
 
 async def _begun(bus: Bus, number: int) -> bool:
