@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         NoSuchReceipts,
         NoSuchSchedule,
         NotYourConversation,
+        PartsMissing,
         PolicyConflict,
         PublisherClosed,
         PublishError,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
         RequestFailed,
         RequestTimeout,
         StaleDelivery,
+        StreamRestarted,
         UnknownRecipients,
         UnsafeBroker,
         WrongKeyType,
@@ -73,9 +75,11 @@ if TYPE_CHECKING:
     from agentbus.recipients.sent import Sent, SentTo
     from agentbus.schedules.schedule import Schedule
     from agentbus.schedules.schedules import ScheduleOptions
+    from agentbus.send.collecting import Answer, Answers, Collecting
     from agentbus.send.envelope import PublishOptions
     from agentbus.send.publisher import Publisher
     from agentbus.send.stored import Stored
+    from agentbus.send.streaming import Restarted
     from agentbus.settings import AgentSettings, BusSettings, PublisherSettings, RetentionSettings
     from agentbus.status.values import AddressStatus, BusStatus, ChannelStatus
 
@@ -94,10 +98,10 @@ _HOMES = {
         "DeliveryError DurabilityUnavailable GroupMissing InvalidTopic InvalidValue "
         "KeyConflict MalformedMessage NoBroker NoSuchAddress NoSuchAgent NoSuchCursor NoSuchDeadLetter "
         "NoSuchMessage NoSuchReceipts NoSuchSchedule NotYourConversation "
-        "PolicyConflict "
+        "PartsMissing PolicyConflict "
         "PublisherClosed PublishError PublishRefused PublishTimeout QueueFull "
         "ReceiptError ReceiptTimeout Reject RequestError RequestFailed RequestTimeout StaleDelivery "
-        "UnknownRecipients UnsafeBroker WrongKeyType "
+        "StreamRestarted UnknownRecipients UnsafeBroker WrongKeyType "
     ),
     "agentbus.events": "Event Events",
     "agentbus.fleet.info": "AgentInfo AgentInstance",
@@ -115,9 +119,11 @@ _HOMES = {
     "agentbus.recipients.sent": "Sent SentTo",
     "agentbus.schedules.schedule": "Schedule",
     "agentbus.schedules.schedules": "ScheduleOptions",
+    "agentbus.send.collecting": "Answer Answers Collecting",
     "agentbus.send.envelope": "PublishOptions",
     "agentbus.send.publisher": "Publisher",
     "agentbus.send.stored": "Stored",
+    "agentbus.send.streaming": "Restarted",
     "agentbus.settings": "AgentSettings BusSettings PublisherSettings RetentionSettings",
     "agentbus.status.values": "AddressStatus BusStatus ChannelStatus",
 }
@@ -145,6 +151,8 @@ __all__ = [
     "AgentInstance",
     "AgentSettings",
     "AlreadySettled",
+    "Answer",
+    "Answers",
     "BodyNotSerializable",
     "BodyTooLarge",
     "BrokerError",
@@ -157,6 +165,7 @@ __all__ = [
     "BusStatus",
     "CallNext",
     "ChannelStatus",
+    "Collecting",
     "ConfigurationError",
     "Context",
     "Conversation",
@@ -194,6 +203,7 @@ __all__ = [
     "NoSuchReceipts",
     "NoSuchSchedule",
     "NotYourConversation",
+    "PartsMissing",
     "Policy",
     "PolicyConflict",
     "PublishError",
@@ -211,6 +221,7 @@ __all__ = [
     "RequestError",
     "RequestFailed",
     "RequestTimeout",
+    "Restarted",
     "RetentionSettings",
     "Retry",
     "Schedule",
@@ -219,6 +230,7 @@ __all__ = [
     "SentTo",
     "StaleDelivery",
     "Stored",
+    "StreamRestarted",
     "Subscriber",
     "Topic",
     "Trace",

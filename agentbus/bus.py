@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,7 @@ from agentbus.history.query import HistoryFilters
 from agentbus.message.address_policy import Policy
 from agentbus.message.durations import Duration, milliseconds
 from agentbus.message.message import Message
+from agentbus.message.reply_address import PartMark
 from agentbus.message.topics import check_name, parse_address, parse_inbox
 from agentbus.receive.agent import Agent
 from agentbus.receive.grounds import Grounds
@@ -58,10 +59,13 @@ from agentbus.recipients.receipts import Receipts
 from agentbus.recipients.sending import Sending
 from agentbus.recipients.sent import Sent
 from agentbus.schedules.schedules import Schedules
-from agentbus.send.envelope import AnyTopic, Outgoing, PublishOptions, Sender, compose
+from agentbus.send.collecting import Answers, Collecting, OpenQuestion
+from agentbus.send.envelope import AnyTopic, MessageOptions, Outgoing, PublishOptions, Sender, compose
 from agentbus.send.publisher import Publisher
-from agentbus.send.requests import Answers, Requests
+from agentbus.send.replies import Replies
+from agentbus.send.requests import Answering, Requests
 from agentbus.send.stored import Stored
+from agentbus.send.streaming import StreamOptions, Streams
 from agentbus.settings import (
     EMBEDDED_URL,
     BusSettings,
@@ -82,7 +86,7 @@ class _Rooms:
 
     broker: Broker
     publisher: Publisher
-    requests: Requests
+    replies: Replies
     grounds: Grounds
     policies: Declarations
     registry: Registry
@@ -150,7 +154,7 @@ class Bus:
         self._rooms = _Rooms(
             broker,
             publisher,
-            Requests(broker, self.settings.prefix, publisher, self.events),
+            Replies(broker, self.settings.prefix, self.events),
             Grounds(
                 broker,
                 self.settings.prefix,
@@ -176,7 +180,7 @@ class Bus:
         for puller in (*self._pulls.values(), *self._pullers):
             await puller.close()
         self._pulls.clear()
-        await rooms.requests.close()
+        await rooms.replies.close()
         await rooms.publisher.close()
         await rooms.grounds.watch.close()
         await rooms.grounds.heart.stop()
@@ -270,7 +274,63 @@ class Bus:
         Raises `RequestTimeout`, or `RequestFailed` at once when the request was rejected or its handler
         failed for good.
         """
-        return await self.rooms.requests.request(topic, body, reply, timeout, options)
+        rooms = self.rooms
+        return await Requests(rooms.publisher, rooms.replies).request(topic, body, reply, timeout, options)
+
+    def stream(
+        self,
+        topic: AnyTopic,
+        body: Any,
+        *,
+        timeout: Duration = 30.0,
+        idle_timeout: Duration | None = None,
+        part: type[Any] | None = None,
+        mark_restarts: bool = False,
+        **options: Unpack[PublishOptions],
+    ) -> AsyncGenerator[Any, None]:
+        """Ask, and yield the parts of the answer as they come, each as ``part`` if given.
+
+        ``timeout`` is for the whole answer, ``idle_timeout`` until the first part and between two. A handler
+        that sends no parts has one: what it returns. When the handler begins anew (a retry, another owner
+        after a death), `StreamRestarted` is raised, or with ``mark_restarts`` a `Restarted` yielded: parts
+        before it are not part of the answer. Raises also `PartsMissing`, and what `request` raises.
+        """
+        how = StreamOptions.of(timeout, idle_timeout, part, mark_restarts)
+        return Streams(self.rooms.publisher, self.rooms.replies).stream(topic, body, how, options)
+
+    def collecting(
+        self,
+        topic: AnyTopic,
+        body: Any,
+        *,
+        deadline: Duration = 30.0,
+        expect: int | None = None,
+        reply: type[Any] | None = None,
+        **options: Unpack[MessageOptions],
+    ) -> Collecting:
+        """Ask everybody who subscribes to a channel; iterate over the answers as they come.
+
+        Ends when all who subscribed at the time of asking have answered (with ``expect``: when so many
+        answers came), or at the deadline. Of each agent the first answer counts. Raises `InvalidTopic`,
+        `InvalidValue`, `RequestTimeout` when the question could not be stored, and what `publish` raises.
+        """
+        rooms = self.rooms
+        question = OpenQuestion.of(topic, body, reply, deadline, expect, options)
+        return Collecting(rooms.broker, self.settings.prefix, rooms.publisher, rooms.replies, question)
+
+    async def collect(
+        self,
+        topic: AnyTopic,
+        body: Any,
+        *,
+        deadline: Duration = 30.0,
+        expect: int | None = None,
+        reply: type[Any] | None = None,
+        **options: Unpack[MessageOptions],
+    ) -> Answers:
+        """Ask everybody who subscribes to a channel, and return all answers; see `collecting`."""
+        asking = self.collecting(topic, body, deadline=deadline, expect=expect, reply=reply, **options)
+        return await asking.all()
 
     # --- direct messages ---
 
@@ -406,25 +466,27 @@ class Bus:
     def _subscriber(self, agent: Agent, *, assumed: bool = False) -> Subscriber:
         rooms = self.rooms
         sender = Sender(agent.name, agent.type)
-        answers = Answers(
+        answers = Answering(
             rooms.broker, self.settings.prefix, self.events, sender, self.settings.publisher.message_bytes
         )
 
         async def publish(topic: AnyTopic, body: Any, **options: Unpack[PublishOptions]) -> Stored:
             return await rooms.publisher.publish_as(sender, topic, body, options)
 
-        async def answer(request: Message, content: Any, failure: Outcome | None) -> None:
+        async def answer(
+            request: Message, content: Any, failure: Outcome | None, mark: PartMark | None = None
+        ) -> None:
             if failure is ACKNOWLEDGED:
-                await answers.acknowledge(request)
+                await answers.acknowledge(request, mark)
                 return
             problem = None if failure is None else {"reason": failure.reason, "detail": failure.detail}
-            await answers.send(request, content, problem)
+            await answers.send(request, content, problem, mark)
 
         about = Description(agent.name, agent.type, agent.capabilities, assumed)
         broker, prefix = rooms.broker, self.settings.prefix
         marks = Marks(ReceiptStore(broker, prefix), ConversationStore(broker, prefix), self.events)
         companions = (Registration(rooms.registry, about, agent.settings.heartbeat, self.events), marks)
-        return Subscriber(agent, rooms.grounds, publish, answer, companions, marks.of)
+        return Subscriber(agent, rooms.grounds, publish, answer, answers.send_part, companions, marks.of)
 
     # --- pulling ---
 

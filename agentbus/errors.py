@@ -35,7 +35,9 @@
     │   └── PublisherClosed
     ├── RequestError
     │   ├── RequestTimeout
-    │   └── RequestFailed               the handler ended without an answer
+    │   ├── RequestFailed               the handler ended without an answer
+    │   ├── StreamRestarted             the parts so far are not part of the answer
+    │   └── PartsMissing                parts of an answer were lost on their way
     ├── NotYourConversation             a conversation of other agents
     ├── ReceiptError
     │   ├── ReceiptTimeout              not everybody came so far in time; names who is missing
@@ -227,6 +229,24 @@ class RequestFailed(RequestError):
         super().__init__(message)
         #: The named outcome of the request, for example ``rejected`` or ``exhausted``.
         self.reason = reason
+
+
+class StreamRestarted(RequestError):
+    """The handler began its answer anew: the parts so far are of a run that failed or died."""
+
+    def __init__(self, message: str | None = None, *, parts: int = 0) -> None:
+        super().__init__(message)
+        #: How many parts had been yielded.
+        self.parts = parts
+
+
+class PartsMissing(RequestError):
+    """Parts of an answer were lost: so many came that nobody read, or the broker lost data."""
+
+    def __init__(self, message: str | None = None, *, first: int = 0, last: int = 0) -> None:
+        super().__init__(message)
+        #: The first part that is missing, counted from 0, and the last.
+        self.first, self.last = first, last
 
 
 class NotYourConversation(AgentBusError):

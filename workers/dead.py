@@ -5,7 +5,7 @@ from __future__ import annotations
 from agentbus.broker.dead_letters import RawLetter, server_ms
 from agentbus.broker.notices import CHANNEL, LetterLook, NoticeBoard
 from agentbus.dead_letters.letter import DeadLetter, dead_letter, read_state
-from agentbus.message.topics import INBOX_KIND
+from agentbus.message.topics import is_inbox
 from agentbus.send.envelope import PublishOptions, Sender, compose
 from workers.role import Ground, Role
 from workers.walk import my_addresses
@@ -49,7 +49,7 @@ class Dead(Role):
         """One pass."""
         oldest: int | None = None
         async for names in my_addresses(self.ground, self.name):
-            inboxes = [name for name in names if name.startswith(f"{INBOX_KIND}.")]
+            inboxes = [name for name in names if is_inbox(name)]
             looks = await self._board.look(inboxes)
             for address, error in looks.refusals.items():
                 self.refused(address, error)

@@ -16,7 +16,8 @@ from agentbus.broker.inbox import Inbox
 from agentbus.broker.sweeping import DueLook, Walker
 from agentbus.broker.wake import Claim, Wake
 from agentbus.errors import BrokerRefused, BrokerUnavailable
-from workers.inboxes import INBOX_PREFIX, inbox_of, my_inboxes
+from agentbus.message.topics import is_inbox
+from workers.inboxes import inbox_of, my_inboxes
 from workers.role import Ground, Role
 
 #: Addresses that one worker looks at in one round trip.
@@ -70,7 +71,7 @@ class Due(Role):
             await self.ground.pause(min(_POLL, max(0.001, found.pause)))
             return
         claims = {claim.address: claim for claim in found.claims}
-        done = await self._promote([address for address in claims if address.startswith(INBOX_PREFIX)])
+        done = await self._promote([address for address in claims if is_inbox(address)])
         await self._settle(claims, done)
 
     async def _promote(self, addresses: Sequence[str]) -> dict[str, _Done]:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from agentbus.broker.inbox import Inbox
+from agentbus.message.topics import is_inbox
 from workers.role import Ground, Role
 from workers.walk import my_addresses
-
-#: What the addresses of inboxes begin with; channels have no consumers and nothing due.
-INBOX_PREFIX = "agent."
 
 
 def inbox_of(ground: Ground, address: str) -> Inbox:
@@ -18,8 +16,11 @@ def inbox_of(ground: Ground, address: str) -> Inbox:
 
 
 async def my_inboxes(ground: Ground, role: Role) -> AsyncIterator[list[Inbox]]:
-    """Yield the inboxes that are this process's share of a role, some at a time."""
+    """Yield the inboxes that are this process's share of a role, some at a time.
+
+    Channels are left out: nothing is due there, and nobody holds work.
+    """
     async for names in my_addresses(ground, role.name):
-        inboxes = [inbox_of(ground, name) for name in names if name.startswith(INBOX_PREFIX)]
+        inboxes = [inbox_of(ground, name) for name in names if is_inbox(name)]
         if inboxes:
             yield inboxes

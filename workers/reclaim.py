@@ -15,12 +15,14 @@ from agentbus.broker.inbox import Inbox
 from agentbus.broker.sweeping import Walker
 from agentbus.errors import AgentBusError
 from agentbus.message.message import Message
+from agentbus.message.reply_address import PartMark
+from agentbus.message.topics import AGENT
 from agentbus.receive.delivery import Answer
 from agentbus.receive.lease import clock
 from agentbus.receive.outcome import Outcome
 from agentbus.receive.takeover import Judge, Obituary, Takeover, parked_event
 from agentbus.send.envelope import Sender
-from agentbus.send.requests import Answers
+from agentbus.send.requests import Answering
 from workers.inboxes import my_inboxes
 from workers.role import Ground, Role, logger
 
@@ -30,8 +32,8 @@ _PATROL = 0.5
 _TICK = 0.25
 #: Addresses that are taken over side by side: a long takeover must not keep the walk from the others.
 _WIDTH = 8
-#: Who tells askers that a takeover made their request a dead letter.
-_SENDER = Sender("workers", "service")
+#: Who tells askers that a takeover made their request a dead letter, where no agent of one name was asked.
+_WORKERS = "workers"
 
 
 class Reclaim(Role):
@@ -43,7 +45,6 @@ class Reclaim(Role):
     def __init__(self, ground: Ground) -> None:
         super().__init__(ground)
         self._judge = Judge(ground.settings.lease, lambda: ground.standing.beat_at)
-        self._obituary = Obituary(ground.bus.events, _answer_for(ground))
         self._tell_parked = parked_event(ground.bus.events)
         self._walker = Walker(ground.bus.rooms.broker)
         #: Those addresses that somebody serves.
@@ -103,7 +104,7 @@ class Reclaim(Role):
         return watched
 
     def _takeover(self, inbox: Inbox) -> Takeover:
-        return Takeover(inbox, self._judge, self._obituary.tell, self._tell_parked)
+        return Takeover(inbox, self._judge, self._obituary(inbox).tell, self._tell_parked)
 
     async def visit_strangers(self) -> None:
         """Take from names that are not alive. That needs no judgement: they hold nothing by right."""
@@ -138,19 +139,27 @@ class Reclaim(Role):
             await self._walker.sweep(inboxes)
         self._note_refusals()
 
+    def _obituary(self, inbox: Inbox) -> Obituary:
+        return Obituary(self.ground.bus.events, _answer_for(self.ground, inbox.address))
+
     def _note_refusals(self) -> None:
         for address, error in self._walker.take_refusals().items():
             self.refused(address, error)
 
 
-def _answer_for(ground: Ground) -> Answer:
+def _answer_for(ground: Ground, address: str) -> Answer:
+    """Return what answers in the name of the agent whose inbox it is: who asked many waits for that name."""
     bus = ground.bus
-    answers = Answers(
-        bus.rooms.broker, bus.settings.prefix, bus.events, _SENDER, bus.settings.publisher.message_bytes
+    kind, _, name = address.partition(".")
+    sender = Sender(name if kind == AGENT else _WORKERS, "service")
+    answers = Answering(
+        bus.rooms.broker, bus.settings.prefix, bus.events, sender, bus.settings.publisher.message_bytes
     )
 
-    async def answer(request: Message, content: Any, failure: Outcome | None) -> None:
+    async def answer(
+        request: Message, content: Any, failure: Outcome | None, mark: PartMark | None = None
+    ) -> None:
         problem = None if failure is None else {"reason": failure.reason, "detail": failure.detail}
-        await answers.send(request, content, problem)
+        await answers.send(request, content, problem, mark)
 
     return answer

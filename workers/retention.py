@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from agentbus.broker.inbox import Inbox
 from agentbus.broker.retention import ChannelRetention, InboxRetention
 from agentbus.errors import BrokerRefused
-from agentbus.message.topics import is_channel
+from agentbus.message.topics import is_channel, is_inbox
 from workers import walk
 from workers.role import Ground, Role
 
@@ -80,8 +80,7 @@ class Retention(Role):
     def _retention_of(self, address: str) -> InboxRetention | ChannelRetention | None:
         bus = self.ground.bus
         broker, prefix, kept = bus.rooms.broker, bus.settings.prefix, self.ground.settings.retention
-        kind = address.partition(".")[0]
-        if kind == "agent":
+        if is_inbox(address):
             return InboxRetention(broker, Inbox(broker, prefix, address), kept, bus.events)
         if is_channel(address):
             return ChannelRetention(broker, prefix, address, kept, bus.events)

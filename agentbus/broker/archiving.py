@@ -17,6 +17,7 @@ from agentbus.broker.connection import Argument, Broker
 from agentbus.broker.keys import SOURCES, channel_keys, inbox_keys
 from agentbus.broker.scripts import Call, load, run
 from agentbus.errors import BrokerError, BrokerRefused
+from agentbus.message.topics import is_inbox
 
 START = "0-0"
 LARGEST = "18446744073709551615-18446744073709551615"
@@ -301,7 +302,7 @@ ArchivedAddress = ArchivedInbox | ArchivedChannel
 
 def archived_address(broker: Broker, prefix: str, address: str) -> ArchivedAddress:
     """Return an address on its way into the archive."""
-    kind = ArchivedInbox if address.startswith("agent.") else ArchivedChannel
+    kind = ArchivedInbox if is_inbox(address) else ArchivedChannel
     return kind(broker, prefix, address)
 
 

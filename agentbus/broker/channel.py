@@ -9,7 +9,7 @@ from agentbus.broker.connection import Argument, Broker
 from agentbus.broker.inbox import BatchAnswer, batch_answer
 from agentbus.broker.keys import ChannelKeys, channel_keys
 from agentbus.broker.scripts import Call, load, run
-from agentbus.errors import WrongKeyType
+from agentbus.errors import BrokerRefused, WrongKeyType
 
 
 class Channel:
@@ -50,6 +50,17 @@ class Channel:
             return None
         flat = entries[0][1]
         return dict(zip(flat[::2], flat[1::2], strict=True)).get(b"message")
+
+    async def subscribers(self) -> list[str]:
+        """Return the names of those who have a cursor in the log, in alphabetical order."""
+        try:
+            groups = await self._broker.execute("XINFO", "GROUPS", self.keys.log)
+        except BrokerRefused as error:
+            if "no such key" not in str(error):
+                raise
+            return []
+        named = [dict(zip(group[::2], group[1::2], strict=True))[b"name"] for group in groups]
+        return sorted(name.decode(errors="replace") for name in named)
 
     async def _run(self, name: str, keys: Sequence[str], *arguments: Argument) -> Any:
         try:

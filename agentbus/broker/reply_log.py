@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from agentbus.broker.connection import Broker, Link
 from agentbus.broker.keys import reply_log
 from agentbus.broker.scripts import Call, load, run
@@ -12,13 +10,6 @@ from agentbus.errors import BrokerRefused
 #: The log outlives its process by this; a crash leaves nothing for longer.
 LIFE_MS = 3_600_000
 _BLOCK_MS = 2_000
-_REPLY_TO = re.compile(r"reply\.([a-z0-9-]{1,63})\.([0-9]{1,19})")
-
-
-def process_of(reply_to: str) -> str | None:
-    """Return which process a reply address belongs to; None when it is no reply address."""
-    match = _REPLY_TO.fullmatch(reply_to)
-    return match[1] if match else None
 
 
 async def send_reply(broker: Broker, prefix: str, process: str, text: bytes) -> bool:
@@ -50,17 +41,21 @@ class ReplyLog:
         self._last = b"0-0"
         return True
 
-    async def read(self) -> list[bytes]:
-        """Wait for answers and return their texts; empty after two seconds without any."""
+    async def read(self) -> list[tuple[int, bytes]]:
+        """Wait for answers; returns when each came (server time in ms) and its text.
+
+        Empty after two seconds without any.
+        """
         reply = await self._link.execute(
             "XREAD", "COUNT", 100, "BLOCK", _BLOCK_MS, "STREAMS", self._key, self._last,
             timeout=_BLOCK_MS / 1000 + 2.0,
         )  # fmt: skip
-        texts = []
+        found = []
         for entry_id, fields in reply[0][1] if reply else ():
             self._last = entry_id
-            texts.append(dict(zip(fields[::2], fields[1::2], strict=True)).get(b"message", b""))
-        return texts
+            text = dict(zip(fields[::2], fields[1::2], strict=True)).get(b"message", b"")
+            found.append((int(entry_id.partition(b"-")[0]), text))
+        return found
 
     async def reconnect(self) -> None:
         """Drop the connection; the next read opens a new one."""

@@ -13,7 +13,7 @@ from agentbus.cli.findings import BAD, OK_, WARN, Finding
 from agentbus.cli.findings_channels import examine_channel
 from agentbus.cli.output import age, plural
 from agentbus.errors import BrokerRefused, WrongKeyType
-from agentbus.message.topics import is_channel
+from agentbus.message.topics import is_channel, short_address
 
 #: Seconds between two looks at beats, of which there is one each second.
 _BEATS_APART = 2.5
@@ -100,7 +100,7 @@ def _of_consumers(address: str, look: Look, still: list[str]) -> Iterator[Findin
 
 
 def _of_lanes(address: str, look: Look) -> Iterator[Finding]:
-    name = address.partition(".")[2]
+    name = short_address(address)
     for stream in look.streams:
         if stream.bricked:
             yield Finding(
@@ -127,7 +127,7 @@ async def _of_contents(broker: Broker, prefix: str, address: str, look: Look) ->
         advice = f"somebody removed them from the key due: ZADD their ids back, or HDEL them from {delayed}"
         findings.append(Finding(address, WARN, detail, advice))
     if look.dead:
-        name = address.partition(".")[2]
+        name = short_address(address)
         advice = f"agentbus tail {name} --dead --no-follow"
         findings.append(Finding(address, WARN, plural(look.dead, "dead letter"), advice))
     if look.ledger.get("vanished"):

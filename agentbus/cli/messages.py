@@ -12,7 +12,7 @@ from agentbus.broker.connection import Broker
 from agentbus.broker.inspection import Tail, TailedEntry, known_addresses
 from agentbus.broker.keys import SOURCES
 from agentbus.cli.output import Output, colour_of, moment, shown_content
-from agentbus.cli.session import OK, TIMEOUT, inbox_of, open_broker, open_bus, say, settings_with
+from agentbus.cli.session import OK, TIMEOUT, agent_of, open_broker, open_bus, say, settings_with
 from agentbus.errors import BrokerUnavailable, InvalidTopic, InvalidValue
 from agentbus.message.backoff import Backoff
 from agentbus.message.durations import readable, seconds
@@ -25,7 +25,7 @@ async def take_messages(
     name: str, count: int | None, timeout: str | None, *, url: str | None, prefix: str | None, as_json: bool
 ) -> int:
     """Take messages until ``count`` came, none came for ``timeout``, or Ctrl-C."""
-    inbox = inbox_of(name).partition(".")[2]
+    inbox = agent_of(name)
     patience = None if timeout is None else seconds(timeout, "timeout")
     output = Output(as_json)
     async with open_bus(url, prefix) as bus, bus.pulling(inbox) as puller:

@@ -9,7 +9,7 @@ import typer
 from agentbus.cli.options import AsJson, Prefix, Url
 
 if TYPE_CHECKING:
-    from agentbus.send.envelope import PublishOptions
+    from agentbus.send.envelope import MessageOptions
 
 
 def pub(  # noqa: PLR0913 - each is one option on the command line
@@ -53,6 +53,13 @@ def pub(  # noqa: PLR0913 - each is one option on the command line
     request: Annotated[
         bool, typer.Option("--request", help="Wait for the answer and print its content as JSON.")
     ] = False,
+    stream: Annotated[
+        bool,
+        typer.Option("--stream", help="Print the parts of the answer as they come, a line of JSON each."),
+    ] = False,
+    collect: Annotated[
+        bool, typer.Option("--collect", help="Ask all who subscribe to a channel; print each answer.")
+    ] = False,
     timeout: Annotated[
         str, typer.Option(help="How long to wait: for the answer, or for the broker to take it.")
     ] = "30s",
@@ -69,18 +76,25 @@ def pub(  # noqa: PLR0913 - each is one option on the command line
       echo '{"pr": 7}' | agentbus pub agent.reviewer.task -
       jq -c '.[]' prs.json | agentbus pub agent.reviewer.task --lines
       agentbus pub agent.reviewer.question '"ready?"' --request --timeout 10s
+      agentbus pub agent.writer.task '{"words": 100}' --stream
+      agentbus pub channel.design.objection '"tabs"' --collect --timeout 30s
       agentbus pub agent.reviewer.task '{"pr": 7}' --key ci-7 --strict
       agentbus pub system.announcements.pause '{"until": "noon"}'
 
     Prints message id, entry id, the durability reached, and whether anybody has ever served the address.
-    Nobody has to: the message waits.
+    Nobody has to: the message waits. With --collect the exit code is 5 when answers are missing.
     """
     from agentbus.cli.publishing import Sending, read_body
     from agentbus.cli.session import USAGE, Failure, run
 
     async def main() -> int:
-        if lines and (body is not None or request):
-            raise Failure("--lines reads every message from stdin; leave out the body and --request", USAGE)
+        ways = {"--request": request, "--stream": stream, "--collect": collect}
+        asking = [name for name, given in ways.items() if given]
+        if lines and (body is not None or asking):
+            rest = asking[0] if asking else "--request"
+            raise Failure(f"--lines reads every message from stdin; leave out the body and {rest}", USAGE)
+        if len(asking) > 1:
+            raise Failure(f"{' and '.join(asking)} exclude each other", USAGE)
         options = _options(
             priority=priority, ttl=ttl, delay=delay, at=at, key=key, durability=durability,
             correlation_id=correlation_id, context=_object("context", context),
@@ -91,12 +105,15 @@ def pub(  # noqa: PLR0913 - each is one option on the command line
         if lines:
             return await sending.many(as_text=text)
         content = read_body(body, as_text=text)
-        return await (sending.request(content) if request else sending.one(content))
+        send = {
+            "--request": sending.request, "--stream": sending.stream, "--collect": sending.collect,
+        }.get(asking[0] if asking else "", sending.one)  # fmt: skip
+        return await send(content)
 
     run(main)
 
 
-def _options(**given: Any) -> PublishOptions:
+def _options(**given: Any) -> MessageOptions:
     """Return the options that were given; what was left out must not be sent as a default."""
     options: Any = {name: value for name, value in given.items() if value is not None}
     return options  # type: ignore[no-any-return]

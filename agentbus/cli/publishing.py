@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from agentbus.cli.output import Output, plural
-from agentbus.cli.session import FAILURE, OK, explain, open_bus, say
+from agentbus.cli.session import FAILURE, OK, TIMEOUT, explain, open_bus, say
 from agentbus.cli.stdin_lines import NumberedLine, read_chunks
 from agentbus.errors import AgentBusError, InvalidValue
 from agentbus.message.durations import seconds
-from agentbus.send.envelope import PublishOptions
+from agentbus.message.topics import parse_topic
+from agentbus.send.envelope import MessageOptions, PublishOptions
 from agentbus.send.stored import Stored
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ class Sending:
     """One run of ``agentbus pub``."""
 
     topic: str
-    options: PublishOptions
+    options: MessageOptions
     timeout: str
     url: str | None
     prefix: str | None
@@ -84,8 +86,29 @@ class Sending:
         """Send one message, wait for its answer, and print that."""
         async with open_bus(self.url, self.prefix, self.sender) as bus:
             answer = await bus.request(self.topic, content, timeout=self.timeout, **self.options)
-        sys.stdout.write(json.dumps(answer, ensure_ascii=False, default=str) + "\n")
+        _print_json(answer)
         return OK
+
+    async def stream(self, content: Any) -> int:
+        """Send one message, and print the parts of its answer as they come."""
+        async with open_bus(self.url, self.prefix, self.sender) as bus:
+            stream = bus.stream(self.topic, content, timeout=self.timeout, **self.options)
+            async with contextlib.aclosing(stream) as parts:
+                async for part in parts:
+                    _print_json(part)
+        return OK
+
+    async def collect(self, content: Any) -> int:
+        """Ask a channel, print every answer as it comes, and name those who said nothing."""
+        async with open_bus(self.url, self.prefix, self.sender) as bus:
+            asking = bus.collecting(self.topic, content, deadline=self.timeout, **self.options)
+            async for answer in asking:
+                _print_json(asdict(answer))
+        if not asking.asked:
+            say(f"note: nobody subscribes to {parse_topic(self.topic).address}")
+        if asking.missing:
+            say(f"note: no answer from {', '.join(asking.missing)}")
+        return OK if asking.complete else TIMEOUT
 
     async def many(self, *, as_text: bool) -> int:
         """Send every line of stdin; refused ones are named, and make the exit code 1."""
@@ -143,6 +166,11 @@ class Sending:
             output.text(f"{stored.message_id}  in {stored.address}, {place}, durability {stored.durability}")
         if not stored.known:
             say(f"note: nobody has ever served {stored.address}; the message waits until somebody does")
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+    sys.stdout.flush()
 
 
 def _name_refusal(number: int, error: Exception, refused: int) -> None:

@@ -40,7 +40,7 @@ from agentbus.errors import (
     UnsafeBroker,
 )
 from agentbus.events import Event
-from agentbus.message.topics import is_channel, parse_address
+from agentbus.message.topics import AGENT, is_channel, parse_address
 from agentbus.settings import (
     EMBEDDED_URL,
     BusSettings,
@@ -228,3 +228,15 @@ def inbox_of(name: str) -> str:
             f"{address} is a channel, nobody takes work there; `agentbus tail {address}` shows its messages",
         )
     return address
+
+
+def agent_of(name: str) -> str:
+    """Return the bare name of an agent; any other address is refused with what to do instead."""
+    kind, _, bare = inbox_of(name).partition(".")
+    if kind != AGENT:
+        raise InvalidTopic(
+            "name",
+            f"{name} is served by agents that have the capability; run one: Agent(..., "
+            f"capabilities=[{bare!r}]), `agentbus run module:agent`",
+        )
+    return bare

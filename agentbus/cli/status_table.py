@@ -11,6 +11,7 @@ from rich.text import Text
 from agentbus.cli.output import Output, age, count, moment, new_table, plural
 from agentbus.cli.session import OK, open_broker, settings_with
 from agentbus.cli.watching import show
+from agentbus.message.topics import short_address
 from agentbus.status.reading import last_published, read_status
 from agentbus.status.values import AddressStatus, BusStatus, ChannelStatus, Totals
 
@@ -112,7 +113,7 @@ def _consumers(each: AddressStatus) -> Text:
 
 def _name(each: AddressStatus) -> Text:
     """Return the bare name, and the lanes when it is not only the usual one."""
-    text = Text(each.address.partition(".")[2])
+    text = Text(short_address(each.address))
     if not set(each.depths) <= {"normal"}:
         shown = [(name, "?" if depth is None else f"{depth:,}") for name, depth in each.depths.items()]
         text.append("\n  " + ", ".join(f"{depth} {name}" for name, depth in shown), "dim")

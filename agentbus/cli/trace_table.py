@@ -93,6 +93,8 @@ def _print(trace: Trace, output: Output) -> None:
 
 
 def _recipient(message: Message) -> str:
+    if message.capability is not None:
+        return f"capability.{message.capability}"
     return message.channel or f"agent.{message.to_agent}"
 
 

@@ -32,7 +32,7 @@ from agentbus.errors import (
 )
 from agentbus.message.codec import decode, encode, encode_body
 from agentbus.message.durations import readable
-from agentbus.message.topics import INBOX_KIND
+from agentbus.message.topics import is_inbox
 
 #: Makes a new message from topic and body, as publishing does, and returns its text.
 Compose = Callable[[str, Any], bytes]
@@ -96,7 +96,7 @@ class DeadLetters:
         return [
             LetterBox(self._broker, self._prefix, name)
             for name in names
-            if name.startswith(f"{INBOX_KIND}.") and (first is None or name >= first)
+            if is_inbox(name) and (first is None or name >= first)
         ]
 
     async def _letters(

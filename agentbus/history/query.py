@@ -16,7 +16,7 @@ from agentbus.broker.inspection.unended import STAGES
 from agentbus.errors import InvalidValue
 from agentbus.message.durations import instant_milliseconds, seconds
 from agentbus.message.message import Message
-from agentbus.message.topics import check_message_type, check_name
+from agentbus.message.topics import check_message_type, check_name, is_channel
 
 #: A point in time: a datetime or RFC 3339 text; or how long ago: a timedelta or ``"2h"``.
 Moment = datetime | timedelta | str
@@ -66,7 +66,7 @@ class HistoryQuery:
     @property
     def is_channel(self) -> bool:
         """Whether the address is a channel; else it is an inbox."""
-        return not self.address.startswith("agent.")
+        return is_channel(self.address)
 
     @property
     def reads_bodies(self) -> bool:

@@ -13,6 +13,7 @@ from agentbus.broker.inspection.look import parse_id
 from agentbus.broker.inspection.unended import Unended
 from agentbus.broker.keys import channel_keys, inbox_keys
 from agentbus.history.query import HistoryQuery
+from agentbus.message.topics import is_inbox
 
 
 class RedisEnds(Protocol):
@@ -66,7 +67,7 @@ class Shelf:
 
 def open_shelf(broker: Broker, prefix: str, address: str) -> Shelf:
     """Return the readers of one address."""
-    if address.startswith("agent."):
+    if is_inbox(address):
         inbox = inbox_keys(prefix, address)
         ends = Ends(broker, inbox)
         return Shelf(broker, address, ends, ends, Unended(broker, inbox), inbox.archived, "outcomes")

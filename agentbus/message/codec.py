@@ -20,7 +20,7 @@ from agentbus.message.policy import PRIORITY_INDEX
 _OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC
 _TEXT = frozenset((
     "message_id", "message_type", "from_agent", "from_type", "to_agent", "recipient_mode", "channel",
-    "timestamp", "correlation_id", "causation_id", "session_id", "project", "reply_to",
+    "capability", "timestamp", "correlation_id", "causation_id", "session_id", "project", "reply_to",
 ))  # fmt: skip
 _PLAIN = frozenset((dict, list, str, int, float, bool, type(None)))
 _OPTIONAL_OBJECTS = frozenset(("delivery", "trace"))

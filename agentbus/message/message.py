@@ -75,6 +75,11 @@ class Message:
         return self._envelope.get("channel")
 
     @property
+    def capability(self) -> str | None:
+        """The capability the message was addressed to, if it was: whoever has it may take it."""
+        return self._envelope.get("capability")
+
+    @property
     def priority(self) -> Priority:
         """One of critical, high, normal, low, background."""
         return cast("Priority", self._envelope.get("priority", "normal"))
@@ -144,7 +149,8 @@ class Message:
 
     def __repr__(self) -> str:
         sender = self.from_agent or "?"
-        return f"<Message {self.message_type} {self.message_id} from {sender} to {self.to_agent}>"
+        recipient = self.to_agent or self.channel or self.capability
+        return f"<Message {self.message_type} {self.message_id} from {sender} to {recipient}>"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Message) and self._envelope == other._envelope

@@ -1,8 +1,8 @@
 """Topics: ``kind.name.type``, and the addresses they point at.
 
-An address is an inbox (``agent.<name>``: work, handled by one agent each) or a channel (``channel.<name>``,
-``project.<id>``, ``system.<area>``: a log that many read). What two agents say to each other is a log as
-well: ``dm:<a>:<b>``.
+An address is an inbox (``agent.<name>``, ``capability.<name>``: work, handled by one agent each) or a channel
+(``channel.<name>``, ``project.<id>``, ``system.<area>``: a log that many read). What two agents say to each
+other is a log as well: ``dm:<a>:<b>``.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ Reply = TypeVar("Reply")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:\.[A-Za-z0-9][A-Za-z0-9_-]*)*")
 _LONGEST_TYPE = 200
-#: The kind of address that holds work: an inbox. Each message in it is handled by one agent.
-INBOX_KIND = "agent"
+#: An inbox by the name of who serves it, and one by what whoever serves it can do.
+AGENT, CAPABILITY = "agent", "capability"
+#: Kinds of address that hold work: inboxes. Each message in one is handled by one agent.
+INBOX_KINDS = (AGENT, CAPABILITY)
+_RECIPIENT_FIELDS = {AGENT: "to_agent", CAPABILITY: "capability"}
 #: Kinds of address that are a log: everybody who looks sees every message.
 CHANNEL_KINDS = ("channel", "project", "system")
 #: Begins the address of what two agents say to each other: ``dm:<a>:<b>``, in alphabetical order. A log, too.
@@ -41,6 +44,8 @@ class Destination:
     message_type: str
     #: Whether the address is a channel (a log) and not an inbox.
     is_channel: bool
+    #: The field of the envelope that names the recipient, and what it holds.
+    recipient: tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,7 @@ class Topic(Generic[Body, Reply]):
 
 
 def check_name(name: str, field: str = "name") -> str:
-    """Return a name of an agent or pool, or raise `InvalidValue` naming ``field``."""
+    """Return a name of an agent, pool or capability, or raise `InvalidValue` naming ``field``."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidValue(
             field,
@@ -99,7 +104,8 @@ def parse_conversation_topic(topic: str) -> Destination:
         return parse_topic(topic)
     conversation, _, message_type = topic.partition(".")
     address = parse_conversation(conversation)
-    return Destination(topic, address, address, check_message_type(message_type, "topic"), True)
+    kind = check_message_type(message_type, "topic")
+    return Destination(topic, address, address, kind, True, ("channel", address))
 
 
 def conversation_of(one: str, other: str) -> str:
@@ -151,7 +157,9 @@ def _split(topic: str) -> Destination:
         check_message_type(message_type, "topic")
     except InvalidValue as error:
         raise InvalidTopic("topic", f"in {topic!r}, {error.problem}") from None
-    return Destination(topic, f"{kind}.{name}", name, message_type, kind in CHANNEL_KINDS)
+    address, is_log = f"{kind}.{name}", kind in CHANNEL_KINDS
+    recipient = ("channel", address) if is_log else (_RECIPIENT_FIELDS[kind], name)
+    return Destination(topic, address, name, message_type, is_log, recipient)
 
 
 def is_topic(text: str) -> bool:
@@ -169,7 +177,7 @@ def parse_address(address: str) -> str:
         return parse_conversation(address)
     kind, dot, name = address.partition(".")
     if not dot:
-        return f"{INBOX_KIND}.{check_name(address, 'address')}"
+        return f"{AGENT}.{check_name(address, 'address')}"
     _check_kind(address, kind, "address")
     return f"{kind}.{check_name(name, 'address')}"
 
@@ -183,7 +191,7 @@ def parse_scope(text: str) -> tuple[str, str]:
 
 
 def parse_inbox(address: str) -> str:
-    """Return ``agent.<name>`` after checking it; raise `InvalidTopic` for a channel, which holds no work."""
+    """Return an inbox after checking it; raise `InvalidTopic` for a channel, which holds no work."""
     found = parse_address(address)
     if is_channel(found):
         raise InvalidTopic(
@@ -191,6 +199,16 @@ def parse_inbox(address: str) -> str:
             f"{found} is a channel: a log that nobody takes work from; this needs an inbox, agent.<name>",
         )
     return found
+
+
+def is_inbox(address: str) -> bool:
+    """Whether an address is one of those that hold work."""
+    return address.partition(".")[0] in INBOX_KINDS
+
+
+def short_address(address: str) -> str:
+    """Return the shortest text that means an address where one is asked for: an agent's is its name."""
+    return address.removeprefix(f"{AGENT}.")
 
 
 def is_channel(address: str) -> bool:
@@ -203,11 +221,9 @@ def _check_kind(text: str, kind: str, field: str = "topic") -> None:
         raise InvalidTopic(field, f"{text!r}: a conversation is dm:<agent>:<other agent>; send with `bus.dm`")
     if kind in RESERVED_KINDS:
         raise InvalidTopic(field, f"{text!r}: {kind!r} addresses cannot be published to in this version")
-    if kind != INBOX_KIND and kind not in CHANNEL_KINDS:
-        kinds = ", ".join(f"{known}." for known in CHANNEL_KINDS)
-        raise InvalidTopic(
-            field, f"{text!r} begins with {kind!r}; {_PLURALS[field]} begin with {INBOX_KIND}., {kinds}"
-        )
+    if kind not in INBOX_KINDS and kind not in CHANNEL_KINDS:
+        kinds = ", ".join(f"{known}." for known in (*INBOX_KINDS, *CHANNEL_KINDS))
+        raise InvalidTopic(field, f"{text!r} begins with {kind!r}; {_PLURALS[field]} begin with {kinds}")
 
 
 _PLURALS = {"topic": "topics", "address": "addresses"}

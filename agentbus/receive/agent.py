@@ -9,6 +9,8 @@ from agentbus.errors import ConfigurationError, InvalidValue
 from agentbus.message.durations import Duration, seconds
 from agentbus.message.policy import Retry
 from agentbus.message.topics import (
+    AGENT,
+    CAPABILITY,
     CHANNEL_KINDS,
     Topic,
     check_message_type,
@@ -34,9 +36,9 @@ _MOST_CONCURRENCY = 10_000
 class Agent:
     """A participant on the bus: what it is called and what it does with which message.
 
-    ``pools`` are further names whose work it shares with other agents. ``concurrency`` is the number of
-    handlers that run at one time. Middleware goes around every handler, outermost first. ``capabilities`` are
-    names of what it can do; others find it by them in the registry.
+    ``pools`` are further names whose work it shares with other agents; so are ``capabilities``, which say
+    what it can do: ``capability.<name>``, and by which others find it in the registry. ``concurrency`` is
+    the number of handlers that run at one time. Middleware goes around every handler, outermost first.
     """
 
     def __init__(
@@ -45,28 +47,22 @@ class Agent:
         *,
         type: str | None = None,
         pools: Sequence[str] = (),
+        capabilities: Sequence[str] = (),
         concurrency: int = 10,
         retry: Retry | None = None,
         middleware: Sequence[Middleware] = (),
         settings: AgentSettings | None = None,
-        capabilities: Sequence[str] = (),
     ) -> None:
         self.name = check_name(name, "name")
         self.type = type or name
-        if isinstance(pools, str):
-            raise InvalidValue("pools", f"must be a list of names, not the text {pools!r}")
-        self.pools = tuple(check_name(pool, "pools") for pool in pools)
+        self.pools = _names(pools, "pools")
+        self.capabilities = _names(capabilities, "capabilities")
         if not isinstance(concurrency, int) or not 1 <= concurrency <= _MOST_CONCURRENCY:
             raise InvalidValue("concurrency", f"must be from 1 to {_MOST_CONCURRENCY}, not {concurrency!r}")
         self.concurrency = concurrency
         self.retry = retry or Retry()
         self.middleware = tuple(middleware)
         self.settings = settings or AgentSettings()
-        if isinstance(capabilities, str):
-            raise InvalidValue("capabilities", f"must be a list of names, not the text {capabilities!r}")
-        named = (check_name(capability, "capabilities") for capability in capabilities)
-        #: What it can do, as others find it by: ``bus.agents(capability="review")``.
-        self.capabilities = tuple(dict.fromkeys(named))
         #: For the application: connections, models, whatever handlers share.
         self.state: dict[str, Any] = {}
         self._handlers: dict[str, Handler] = {}
@@ -77,9 +73,10 @@ class Agent:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """The inboxes it serves: its own and its pools'."""
-        names = dict.fromkeys((self.name, *self.pools))
-        return tuple(f"agent.{name}" for name in names)
+        """The inboxes it serves: its own, its pools' and those of its capabilities."""
+        named = [f"{AGENT}.{name}" for name in (self.name, *self.pools)]
+        able = [f"{CAPABILITY}.{name}" for name in self.capabilities]
+        return tuple(dict.fromkeys((*named, *able)))
 
     @property
     def handlers(self) -> dict[str, Handler]:
@@ -182,6 +179,12 @@ class Agent:
 
     def __repr__(self) -> str:
         return f"<Agent {self.name} for {', '.join(self._handlers) or 'nothing'}>"
+
+
+def _names(given: Sequence[str], field: str) -> tuple[str, ...]:
+    if isinstance(given, str):
+        raise InvalidValue(field, f"must be a list of names, not the text {given!r}")
+    return tuple(dict.fromkeys(check_name(name, field) for name in given))
 
 
 def _place_of(topic: str | Topic[Any, Any]) -> tuple[str | None, str]:

@@ -14,6 +14,9 @@ from agentbus.receive.delivery import Delivery
 #: Sends a message in the name of the agent: the same call as `Bus.publish`.
 Publish = Callable[..., Awaitable[Any]]
 
+#: Sends a part of the answer; False when nobody wants parts.
+SendPart = Callable[[Any], Awaitable[bool]]
+
 _logger = logging.getLogger("agentbus.handler")
 
 
@@ -27,6 +30,7 @@ class Context:
         publish: Publish,
         reply: Callable[[Message, Any], Awaitable[None]],
         deadline: datetime | None,
+        send_part: SendPart,
     ) -> None:
         self.delivery = delivery
         #: The agent's ``state``: what the application shares between handlers.
@@ -35,6 +39,7 @@ class Context:
         self.deadline = deadline
         self._publish = publish
         self._reply = reply
+        self._send_part = send_part
         self._timed_out = False
 
     @property
@@ -94,3 +99,12 @@ class Context:
     async def acknowledge(self) -> None:
         """End the message as read, with no reply needed; what the handler does later changes nothing."""
         await self.delivery.acknowledge()
+
+    async def send_part(self, part: Any) -> bool:
+        """Send a part of the answer, now, to an asker that reads it in parts (`Bus.stream`).
+
+        Waits until the broker has it, so that parts arrive in order and none is lost. False when nobody wants
+        it: nobody asked, it was asked by `Bus.request`, or the process that asked is gone. Raises
+        `InvalidValue` for what cannot be sent.
+        """
+        return await self._send_part(part)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -14,11 +14,13 @@ from agentbus.errors import AlreadySettled
 from agentbus.message.codec import validate_content
 from agentbus.message.durations import Duration, milliseconds
 from agentbus.message.message import Message
+from agentbus.message.reply_address import PartMark
 from agentbus.message.topics import is_channel
 from agentbus.receive.outcome import ACKNOWLEDGED, PROCESSED, RELEASED, Kind, Outcome, storable
 from agentbus.receive.place import Place
 
 if TYPE_CHECKING:
+    from agentbus.receive.parts import Parts
     from agentbus.receive.settler import Settler
 
 Content = TypeVar("Content")
@@ -74,6 +76,7 @@ class Delivery:
         "message",
         "on_settled",
         "outcome",
+        "parts",
         "receipt",
         "revoked",
         "source",
@@ -96,6 +99,8 @@ class Delivery:
         self.outcome: Outcome | None = None
         #: Set when the asker has its answer: what comes later is not sent again.
         self.answered = False
+        #: The parts of its answer that were sent; None while the asker wants none.
+        self.parts: Parts | None = None
         #: Set when the lease was lost: nothing this process still does with the message counts.
         self.revoked = False
         #: Called once when a pulled delivery is settled.
@@ -229,5 +234,10 @@ def decode_state(text: bytes) -> dict[str, Any]:
     return state
 
 
-#: Sends an answer to whoever asked: (request, answer content or None, failure or None).
-Answer = Callable[[Message, Any, Outcome | None], Awaitable[None]]
+class Answer(Protocol):
+    """Sends answers to whoever asked."""
+
+    async def __call__(
+        self, request: Message, content: Any, failure: Outcome | None, mark: PartMark | None = None
+    ) -> None:
+        """Send an answer, or the failure in its place; ``mark`` counts the parts before it."""

@@ -7,9 +7,11 @@ answer (who asked) → outcome.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,23 +19,28 @@ from functools import partial
 from typing import Any
 
 from agentbus.broker.inbox import FATAL_CRASHES
-from agentbus.errors import BrokerError, Defer, InvalidValue, MalformedMessage, Reject
+from agentbus.errors import BrokerError, BrokerUnavailable, Defer, InvalidValue, MalformedMessage, Reject
 from agentbus.message.address_policy import Policy
+from agentbus.message.backoff import Backoff
 from agentbus.message.codec import decode
 from agentbus.message.durations import milliseconds
 from agentbus.message.message import Message
 from agentbus.message.policy import Retry
+from agentbus.message.reply_address import PartMark, ReplyAddress, Wants
 from agentbus.receive.agent import Agent, CallNext, Middleware
 from agentbus.receive.context import Context, Publish
 from agentbus.receive.delivery import Answer, Delivery, ReceiptMark
 from agentbus.receive.handlers import Handler
-from agentbus.receive.outcome import EXPIRED, PASSED_ON, PROCESSED, Kind, Outcome, storable
+from agentbus.receive.outcome import EXPIRED, PASSED_BY, PASSED_ON, PROCESSED, Kind, Outcome, storable
+from agentbus.receive.parts import Parts, SendPart
 
 _logger = logging.getLogger("agentbus")
 #: A type without a handler is handed back this often while others serve the address …
 MOST_BOUNCES = 2
 #: … each time after this.
 BOUNCE_DELAY_MS = 300
+#: Seconds for which an answer is sent again while the broker is away: less than a stop waits for a handler.
+_ANSWER_WITHIN = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,7 @@ class Surroundings:
 
     publish: Publish
     answer: Answer
+    send_part: SendPart
     #: The broker's clock as well as this process knows it, in ms.
     server_ms: Callable[[], float]
     #: How many instances serve an address now.
@@ -102,8 +110,12 @@ class Execution:
         handler = self._agent.channel_handler(delivery.address, message.message_type)
         own = message.from_agent == self._agent.name
         # With recipients it stands here for the record: those who are named have it in their inboxes.
-        if handler is None or message.recipients or (own and not handler.include_own):
+        if message.recipients or (own and not (handler and handler.include_own)):
+            # Not asked here, so nobody waits for an answer.
+            delivery.answered = True
             return PROCESSED
+        if handler is None:
+            return PASSED_BY
         ttl = message.ttl
         if ttl is not None and delivery.entered_ms + ttl * 1000 <= self._around.server_ms():
             return EXPIRED
@@ -140,14 +152,29 @@ class Execution:
         """Tell an asker how its request ended, before it is settled; the answer may come twice."""
         if outcome.kind in PASSED_ON or delivery.message.reply_to is None or delivery.answered:
             return
-        # An acknowledgement is no failure, but it is no answer of the handler's either.
-        failure = None if outcome.kind is Kind.PROCESSED and not outcome.acknowledged else outcome
         try:
-            await self._around.answer(delivery.message, outcome.reply, failure)
-            delivery.answered = True
+            await self._answer(delivery, outcome)
         except BrokerError as error:
             # The work was done: an answer that cannot be sent must not make it be done again.
             _logger.warning("no answer to %s: %s", delivery.message.message_id, error)
+
+    async def _answer(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Send an answer; again, for some seconds, when the broker was away for a moment."""
+        # Neither is an answer of the handler's own.
+        special = outcome is PASSED_BY or outcome.acknowledged
+        failure = None if outcome.kind is Kind.PROCESSED and not special else outcome
+        backoff, until = Backoff(), time.monotonic() + _ANSWER_WITHIN
+        while True:
+            try:
+                await self._around.answer(delivery.message, outcome.reply, failure, _mark(delivery))
+            except BrokerUnavailable:
+                pause = backoff.next_pause()
+                if delivery.revoked or time.monotonic() + pause > until:
+                    raise
+                await asyncio.sleep(pause)
+            else:
+                delivery.answered = True
+                return
 
     async def _handle(self, delivery: Delivery) -> Outcome:
         handler = self._handler(delivery)
@@ -249,7 +276,7 @@ class Execution:
             return context
 
         positional, named = handler.arguments(delivery, make_context)
-        called = self._started(handler, positional, named)
+        called = self._started(delivery, handler, positional, named)
         if handler.timeout is None:
             return await called
         try:
@@ -263,8 +290,10 @@ class Execution:
             raise TimeoutError(f"the handler took longer than its timeout of {handler.timeout:g} s") from None
 
     def _started(
-        self, handler: Handler, positional: tuple[Any, ...], named: dict[str, Any]
+        self, delivery: Delivery, handler: Handler, positional: tuple[Any, ...], named: dict[str, Any]
     ) -> Awaitable[Any]:
+        if handler.is_generator:
+            return self._yielded(delivery, handler.function(*positional, **named))
         if handler.is_async:
             called: Awaitable[Any] = handler.function(*positional, **named)
             return called
@@ -273,16 +302,46 @@ class Execution:
         call = partial(contextvars.copy_context().run, _in_thread, handler.function, positional, named)
         return asyncio.get_running_loop().run_in_executor(self._threads, call)
 
+    async def _yielded(self, delivery: Delivery, parts: AsyncGenerator[Any, None]) -> list[Any] | None:
+        """Send what a handler yields to an asker that reads parts; return all of it to one that does not."""
+        async with contextlib.aclosing(parts):
+            if delivery.message.reply_to is None:
+                async for _ in parts:
+                    pass
+                return None
+            if self._parts_of(delivery) is None:
+                return [part async for part in parts]
+            async for part in parts:
+                await self._send_part(delivery, part)
+            return None
+
+    async def _send_part(self, delivery: Delivery, part: Any) -> bool:
+        parts = self._parts_of(delivery)
+        return parts is not None and not delivery.answered and await parts.send(part)
+
+    def _parts_of(self, delivery: Delivery) -> Parts | None:
+        """Return what sends and counts the parts of this run; None for an asker that wants none."""
+        if delivery.parts is None:
+            address = ReplyAddress.parse(delivery.message.reply_to)
+            if address is not None and address.wants is Wants.PARTS:
+                delivery.parts = Parts(delivery, self._around.send_part)
+        return delivery.parts
+
     def _context(self, delivery: Delivery, handler: Handler) -> Context:
         deadline = None
         if handler.timeout is not None:
             deadline = datetime.now(UTC) + timedelta(seconds=handler.timeout)
 
         async def reply(message: Message, body: Any) -> None:
-            await self._around.answer(message, body, None)
+            await self._around.answer(message, body, None, _mark(delivery))
             delivery.answered = True
 
-        return Context(delivery, self._agent.state, self._around.publish, reply, deadline)
+        send_part = partial(self._send_part, delivery)
+        return Context(delivery, self._agent.state, self._around.publish, reply, deadline, send_part)
+
+
+def _mark(delivery: Delivery) -> PartMark | None:
+    return None if delivery.parts is None else delivery.parts.mark
 
 
 def _with_options(policy: Retry, message: Message) -> Retry:

@@ -30,8 +30,10 @@ class Handler:
     retry: Retry | None
     #: Seconds; None = no limit.
     timeout: float | None
-    #: False: a plain function, run in a thread.
+    #: False: a plain function, run in a thread, or a generator.
     is_async: bool
+    #: It yields the parts of its answer.
+    is_generator: bool
     arguments: Arguments
     #: True for a coroutine function that takes the body as it is and nothing else, without a timeout: it
     #: is called without any building of arguments.
@@ -50,19 +52,27 @@ def bind(
 ) -> Handler:
     """Return the handler for a function; raises `ConfigurationError` when its parameters make no sense."""
     positional, named = _extractors(function, body)
-    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        vars(type(function)).get("__call__")
-    )
+    is_async = _is(inspect.iscoroutinefunction, function)
+    if _is(inspect.isgeneratorfunction, function):
+        raise ConfigurationError(
+            f"handler {_name(function)}: a generator that yields parts of an answer is an async def"
+        )
     return Handler(
         function,
         message_type,
         retry,
         timeout,
         is_async,
+        _is(inspect.isasyncgenfunction, function),
         _builder(positional, named),
         plain=is_async and timeout is None and positional == (_content,) and not named,
         include_own=include_own,
     )
+
+
+def _is(kind: Callable[[Any], bool], function: Callable[..., Any]) -> bool:
+    """Whether a function, or what is called when an object is, is of a kind."""
+    return kind(function) or kind(vars(type(function)).get("__call__"))
 
 
 def _extractors(

@@ -62,5 +62,9 @@ def storable(value: object) -> str:
 
 PROCESSED = Outcome(Kind.PROCESSED)
 ACKNOWLEDGED = Outcome(Kind.PROCESSED, acknowledged=True)
+#: A message of a channel that is of no concern to the agent; said to an asker, who would wait for it.
+PASSED_BY = Outcome(
+    Kind.PROCESSED, reason="no_handler", detail="it reads the channel, and has no handler for this type"
+)
 RELEASED = Outcome(Kind.RELEASED)
 EXPIRED = Outcome(Kind.EXPIRED, reason="expired", detail="its time to live ended before a handler was free")

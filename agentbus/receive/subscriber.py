@@ -16,6 +16,7 @@ from agentbus.receive.execution import Execution, Surroundings
 from agentbus.receive.grounds import Grounds
 from agentbus.receive.incarnation import Incarnation
 from agentbus.receive.life import Life, first_error
+from agentbus.receive.parts import SendPart
 from agentbus.receive.station import InboxStation
 from agentbus.receive.takeover import Obituary
 
@@ -42,6 +43,7 @@ class Subscriber:
         grounds: Grounds,
         publish: Publish,
         answer: Answer,
+        send_part: SendPart,
         companions: Sequence[Companion] = (),
         receipt: Callable[[Delivery], ReceiptMark | None] = lambda _delivery: None,
     ) -> None:
@@ -56,6 +58,7 @@ class Subscriber:
         around = Surroundings(
             publish=publish,
             answer=answer,
+            send_part=send_part,
             server_ms=self._server_ms,
             siblings=self._siblings,
             policy=self.policy,

@@ -16,13 +16,14 @@ from agentbus.message.codec import check_body_type, encode, encode_body
 from agentbus.message.durations import Duration, instant_milliseconds, milliseconds, seconds
 from agentbus.message.message import ENVELOPE_VERSION
 from agentbus.message.policy import Durability, Priority, Retry, check_durability, check_priority
+from agentbus.message.reply_address import ReplyAddress, Wants
 from agentbus.message.topics import Destination, Topic, parse_conversation_topic, parse_topic
 
 #: What a publish may be addressed to.
 AnyTopic = str | Topic[Any, Any]
 
 
-class PublishOptions(TypedDict, total=False):
+class MessageOptions(TypedDict, total=False):
     """What can be said about one message besides its topic and body."""
 
     #: critical, high, normal (the default), low or background.
@@ -43,8 +44,6 @@ class PublishOptions(TypedDict, total=False):
     retry: Retry
     #: False: settled before it is handled, so that it runs at most once.
     require_ack: bool
-    #: How long to wait for the broker, in all.
-    deadline: Duration
     #: What the sender knew when it wrote the body.
     context: Mapping[str, Any]
     #: Anything else about the body.
@@ -63,6 +62,13 @@ class PublishOptions(TypedDict, total=False):
     extra: Mapping[str, Any]
 
 
+class PublishOptions(MessageOptions, total=False):
+    """The same, and how to send it."""
+
+    #: How long to wait for the broker, in all.
+    deadline: Duration
+
+
 KNOWN_OPTIONS = frozenset(PublishOptions.__annotations__)
 #: Options that are copied into the envelope under their own name.
 _COPIED = ("correlation_id", "causation_id", "session_id", "project", "reply_to")
@@ -70,8 +76,19 @@ _COPIED = ("correlation_id", "causation_id", "session_id", "project", "reply_to"
 _OBJECTS = ("context", "metadata", "trace", "extra")
 #: Fields of the envelope that `compose` does not always write, but every receiver understands.
 _UNDERSTOOD = frozenset(
-    (*_COPIED, "ttl", "delivery", "trace", "channel", "recipients", "recipient_mode", "timestamp")
-) | {"log_entry"}
+    (
+        *_COPIED,
+        "ttl",
+        "delivery",
+        "trace",
+        "channel",
+        "capability",
+        "recipients",
+        "recipient_mode",
+        "timestamp",
+        "log_entry",
+    )
+)
 #: Options that make a message need more than its lane in the publish script.
 _SPECIAL = frozenset(("ttl", "delay", "at", "key", "strict"))
 #: Priorities that are confirmed when on disk, where the server can tell.
@@ -149,13 +166,13 @@ def compose(
         _check_options(options)
     if destination.is_channel:
         _check_channel(destination, options)
-    recipient = "channel" if destination.is_channel else "to_agent"
+    recipient, name = destination.recipient
     message_id = str(uuid_utils.uuid7()) if addressed is None else addressed.message_id
     envelope: dict[str, Any] = {
         "version": ENVELOPE_VERSION,
         "message_id": message_id,
         **sender.fields,
-        recipient: destination.address if destination.is_channel else destination.name,
+        recipient: name,
         "message_type": destination.message_type,
         "priority": "normal",
         "timestamp": datetime.now(UTC),
@@ -190,10 +207,17 @@ def _check_channel(destination: Destination, options: PublishOptions) -> None:
             "strict",
             f"{address} is a channel, which nobody has to serve; leave it out, or send to agent.<name>",
         )
-    if "reply_to" in options:
+    if "reply_to" in options and not _wants_all(options["reply_to"]):
         raise InvalidTopic(
-            "topic", f"{address} is a channel, and nobody answers there; ask an inbox, agent.<name>"
+            "topic",
+            f"{address} is a channel, where everybody may answer: collect their answers, or ask one, "
+            "agent.<name>",
         )
+
+
+def _wants_all(reply_to: str) -> bool:
+    address = ReplyAddress.parse(reply_to) if isinstance(reply_to, str) else None
+    return address is not None and address.wants is Wants.ALL
 
 
 def wants_disk(outgoing: Outgoing) -> bool:

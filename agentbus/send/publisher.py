@@ -71,6 +71,11 @@ class Publisher:
 
     # --- what users call ---
 
+    @property
+    def sender(self) -> Sender:
+        """In whose name is sent."""
+        return self._sender
+
     def publish(
         self, topic: AnyTopic, body: Any, **options: Unpack[PublishOptions]
     ) -> Coroutine[Any, Any, Stored]:

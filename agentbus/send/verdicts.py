@@ -58,10 +58,17 @@ def _refusal(part: Waiting, refusal: str, known: bool, limit: int) -> Stored | E
         key = (outgoing.option or {}).get("key", "").partition("/")[2]
         return KeyConflict(f"key: {key!r} was used before for another message to {address}")
     if reason == "unknown":
-        return NoSuchAgent(f"nobody has ever served {address}, and strict was asked for")
+        return NoSuchAgent(_why_unknown(address, outgoing.destination.recipient))
     if reason == "expires":
         return PublishRefused(f"ttl: the message would expire before the time given with at ({address})")
     return PublishRefused(_explain(rest))
+
+
+def _why_unknown(address: str, recipient: tuple[str, str]) -> str:
+    kind, name = recipient
+    if kind == "capability":
+        return f"no agent with the capability {name!r} has ever served {address}, and strict was asked for"
+    return f"nobody has ever served {address}, and strict was asked for"
 
 
 def _why_full(address: str, rest: str, limit: int, is_channel: bool) -> str:

@@ -239,6 +239,8 @@ async def test_the_rights_in_operations_are_all_that_a_bus_uses(
         for task in (-1, -2):
             await bus.publish("agent.reviewer.task", task, priority="critical", key=str(task))
         assert await bus.request("agent.reviewer.task", 3, delay="50ms") == 3
+        assert (await bus.collect("channel.design.objection", "tabs")).complete
+        assert [part async for part in bus.stream("agent.reviewer.task", 4)] == [4]
         await _until(server, "XLEN", "agentbus:{agent.reviewer}:dead")
         async with asyncio.timeout(20):
             # The rarest duty of housekeeping: when it has run, the others have too.

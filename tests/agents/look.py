@@ -7,6 +7,7 @@ from typing import Any
 from agentbus import Bus
 from agentbus.broker.inbox import Inbox
 from agentbus.broker.keys import GROUP, SOURCES
+from agentbus.message.topics import parse_address
 from tests.agents.waiting import eventually
 
 #: What ends a message, as counters of the ledger.
@@ -14,11 +15,11 @@ ENDS = ("processed", "expired", "cancelled", "discarded", "resolved", "moved", "
 
 
 class Look:
-    """Reads one inbox."""
+    """Reads one inbox: that of an agent by its name, or any by its address."""
 
     def __init__(self, bus: Bus, name: str) -> None:
         self.broker = bus.rooms.broker
-        self.inbox = Inbox(self.broker, bus.settings.prefix, f"agent.{name}")
+        self.inbox = Inbox(self.broker, bus.settings.prefix, parse_address(name))
         self.keys = self.inbox.keys
         #: Ledger and what is held, as of the last look of `check_balance`.
         self.balance: tuple[dict[str, int], int] = ({}, 0)

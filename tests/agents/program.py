@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 from agentbus import Agent, AgentSettings, Bus, Context, Retry
@@ -69,6 +70,15 @@ def build(options: dict[str, Any], log: Log) -> Agent:  # noqa: C901 - a list of
         while True:
             await asyncio.sleep(0.01)
             log.write("step", **fields)
+
+    @agent.on("parts")
+    async def parts(body: dict[str, Any], context: Context) -> AsyncIterator[dict[str, Any]]:
+        """Yields some parts; before the last one it waits for ever, if nobody has died over it."""
+        fields = begin(context)
+        for part in range(body["parts"]):
+            if part == body["parts"] - 1 and not fields["crashes"]:
+                await asyncio.Event().wait()
+            yield {"part": part, "pid": os.getpid()}
 
     @agent.on("block")
     async def block(body: dict[str, Any], context: Context) -> None:

@@ -23,9 +23,11 @@ from agentbus import (
     Retry,
     Topic,
 )
+from agentbus.broker.scripts import load
 from agentbus.testing import BrokerForTests
 from tests.agents.look import Look
 from tests.agents.waiting import eventually
+from tests.proxy import Proxy
 
 Unique = Callable[[str], str]
 
@@ -315,6 +317,39 @@ async def test_a_reply_address_that_is_none_harms_nobody(bus: Bus, name: str) ->
         await bus.publish(f"agent.{name}.question", None, reply_to="agent.somebody.else")
         await eventually(lambda: bus.events.counts["reply_undeliverable"])
     assert seen == ["agent.somebody.else"]
+
+
+async def test_an_answer_that_the_broker_was_away_for_is_sent_again(
+    bus: Bus, broker: BrokerForTests, name: str
+) -> None:
+    agent = Agent(name)
+    await bus.rooms.broker.execute("SCRIPT", "LOAD", load("reply").text)
+    sends: list[bytes] = []
+
+    def first(request: bytes) -> bool:
+        if load("reply").digest.encode() not in request:
+            return False
+        sends.append(request)
+        return len(sends) == 1
+
+    async with Proxy(broker.url) as proxy, Bus(proxy.url, agent=name) as worker:
+
+        @agent.on("question")
+        async def handle(body: str) -> str:
+            # Cut before the answer leaves: whatever the server has had of it, the asker gets one.
+            proxy.reset()
+            proxy.cut_after_request = first
+            return body.upper()
+
+        async with worker.serving(agent):
+            assert await bus.request(f"agent.{name}.question", "ready?", timeout=10) == "READY?"
+            await eventually(lambda: len(sends) == 2)
+            look = Look(bus, name)
+
+            async def processed() -> bool:
+                return await look.count("processed") == 1 and await look.unsettled() == 0
+
+            await eventually(processed)
 
 
 async def test_the_reply_address_goes_with_its_process(broker: BrokerForTests, name: str) -> None:

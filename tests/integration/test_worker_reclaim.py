@@ -10,9 +10,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from agentbus import Agent, AgentSettings, Bus, BusSettings, RequestFailed
+from agentbus import Agent, AgentSettings, Bus, BusSettings
 from agentbus.broker.embedded import PrivateBroker
 from agentbus.broker.inbox import FATAL_CRASHES
+from agentbus.message.reply_address import Wants
 from agentbus.receive.lease import clock
 from agentbus.receive.takeover import Judge, Takeover
 from agentbus.testing import BrokerForTests
@@ -114,8 +115,11 @@ async def test_a_consumer_that_is_gone_and_holds_nothing_is_removed(bus: Bus) ->
 
 async def test_three_deaths_make_a_dead_letter_and_the_asker_is_told(bus: Bus) -> None:
     """Deaths count whoever sees them: here two were seen by a subscriber's patrol."""
-    look = Look(bus, "a")
-    asking = asyncio.create_task(bus.request("agent.a.question", 1, timeout="30s"))
+    look, told = Look(bus, "a"), []
+    replies = bus.rooms.replies
+    await replies.start()
+    reply_to = replies.expect(Wants.ONE, lambda reply: bool(told.append(reply.message) or True))
+    await bus.publish("agent.a.question", 1, reply_to=reply_to)
     try:
         for death in range(FATAL_CRASHES):
             consumer = f"c{death}"
@@ -131,13 +135,14 @@ async def test_three_deaths_make_a_dead_letter_and_the_asker_is_told(bus: Bus) -
             if death < FATAL_CRASHES - 1:
                 assert await look.inbox.reclaim(consumer, (await look.alive())[consumer]) is not None
         async with working(bus, Reclaim, lease=LEASE):
-            with pytest.raises(RequestFailed) as failure:
-                await asking
-        assert failure.value.reason == "crashed"
+            await eventually(lambda: told)
+        assert (told[0].message_type, told[0].content["reason"]) == ("failure", "crashed")
+        # In the agent's name: who collects the answers of many waits for it.
+        assert told[0].from_agent == "a"
         assert await look.dead_reasons() == ["crashed"]
         assert bus.events.counts["dead_letter"] == 1
     finally:
-        asking.cancel()
+        replies.forget(reply_to)
 
 
 async def test_eight_reclaimers_take_each_message_once_and_the_losers_are_told(bus: Bus) -> None:

@@ -25,7 +25,10 @@ def context(sent: list[dict[str, Any]], **fields: Any) -> Context:
 
     async def reply(message: Message, body: Any) -> None: ...
 
-    return Context(delivery, {"shared": 1}, publish, reply, None)
+    async def send_part(part: Any) -> bool:
+        return False
+
+    return Context(delivery, {"shared": 1}, publish, reply, None, send_part)
 
 
 async def test_what_it_publishes_continues_the_conversation() -> None:

@@ -25,15 +25,19 @@ class Around:
         self.answers: list[tuple[Any, Any]] = []
         self.siblings = siblings
 
-    async def answer(self, request: Any, content: Any, failure: Any) -> None:
+    async def answer(self, request: Any, content: Any, failure: Any, mark: Any = None) -> None:
         self.answers.append((content, failure))
 
     def surroundings(self) -> Surroundings:
         async def publish(*_: Any, **__: Any) -> None: ...
 
+        async def send_part(*_: Any) -> bool:
+            return False
+
         return Surroundings(
             publish=publish,
             answer=self.answer,
+            send_part=send_part,
             server_ms=lambda: NOW_MS,
             siblings=lambda address: self.siblings,
             policy=lambda address, message_type: Policy(),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agentbus.broker import keys as catalogue
 from agentbus.broker.keys import CATALOGUE, GROUP, SOURCES, addresses, channel_keys, inbox_keys, reply_log
-from agentbus.message.topics import CHANNEL_KINDS, INBOX_KIND
+from agentbus.message.topics import CHANNEL_KINDS, INBOX_KINDS
 
 PAGE = Path(__file__).parents[2] / "docs" / "keys.md"
 WRITE = "python tests/unit/test_keys_catalogue.py"
@@ -87,7 +87,7 @@ def test_every_name_that_the_library_makes_is_in_the_catalogue() -> None:
 def pattern_of(row: str) -> re.Pattern[str]:
     """Return what the names of one row look like, with the default prefix."""
     # `reply.<process>` is no address, though it looks like one.
-    address = rf"(?:(?:{'|'.join((INBOX_KIND, *CHANNEL_KINDS))})\.[a-z0-9_-]+|dm:[a-z0-9_-]+:[a-z0-9_-]+)"
+    address = rf"(?:(?:{'|'.join((*INBOX_KINDS, *CHANNEL_KINDS))})\.[a-z0-9_-]+|dm:[a-z0-9_-]+:[a-z0-9_-]+)"
     parts = {"<address>": address}
     pieces = [
         parts.get(piece, "[a-z0-9._-]+") if piece.startswith("<") else re.escape(piece)
