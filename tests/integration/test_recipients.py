@@ -193,6 +193,17 @@ async def test_read_without_a_reply_is_an_answer_of_its_own(bus: Bus) -> None:
         (row,) = await sent.wait_all("processed", timeout="5s")
         assert row.acknowledged and row.read_at and row.refused is None
         assert await bus.request("agent.ann.question", "ready?", reply=str, timeout="5s") is None
+        assert [part async for part in bus.stream("agent.ann.question", "ready?", timeout="5s")] == []
+    agent = Agent("bob")
+
+    @agent.on("channel.design.question")
+    async def question(context: Context) -> None:
+        await context.acknowledge()
+
+    async with bus.serving(agent):
+        answers = await bus.collect("channel.design.question", 1, deadline="5s", reply=str)
+    (answer,) = answers
+    assert (answer.agent, answer.content, answer.failure, answers.missing) == ("bob", None, None, ())
 
 
 async def test_a_pulled_message_is_delivered_and_read_when_its_owner_says_so(bus: Bus) -> None:
