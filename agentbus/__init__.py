@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agentbus.bindings.bindings import Binding
     from agentbus.broker.inspection import InboxView, Trace
     from agentbus.bus import Bus
     from agentbus.conversations.conversation import Conversation, LastMessage
@@ -63,7 +64,11 @@ if TYPE_CHECKING:
     from agentbus.fleet.info import AgentInfo, AgentInstance
     from agentbus.history.entry import HistoryEntry, HistoryGap, HistoryPage
     from agentbus.history.query import HistoryFilters
+    from agentbus.live.gap import WatchGap
+    from agentbus.live.live import EmitOptions
+    from agentbus.live.watch import Watch
     from agentbus.message.address_policy import Policy
+    from agentbus.message.copies import RefusedCopy
     from agentbus.message.message import Message
     from agentbus.message.policy import Retry
     from agentbus.message.topics import Topic
@@ -87,6 +92,7 @@ __version__ = "0.1.0"
 
 #: Module to the public names it defines.
 _HOMES = {
+    "agentbus.bindings.bindings": "Binding",
     "agentbus.broker.inspection": "InboxView Trace",
     "agentbus.bus": "Bus",
     "agentbus.conversations.conversation": "Conversation LastMessage",
@@ -107,7 +113,11 @@ _HOMES = {
     "agentbus.fleet.info": "AgentInfo AgentInstance",
     "agentbus.history.entry": "HistoryEntry HistoryGap HistoryPage",
     "agentbus.history.query": "HistoryFilters",
+    "agentbus.live.gap": "WatchGap",
+    "agentbus.live.live": "EmitOptions",
+    "agentbus.live.watch": "Watch",
     "agentbus.message.address_policy": "Policy",
+    "agentbus.message.copies": "RefusedCopy",
     "agentbus.message.message": "Message",
     "agentbus.message.policy": "Retry",
     "agentbus.message.topics": "Topic",
@@ -153,6 +163,7 @@ __all__ = [
     "AlreadySettled",
     "Answer",
     "Answers",
+    "Binding",
     "BodyNotSerializable",
     "BodyTooLarge",
     "BrokerError",
@@ -179,6 +190,7 @@ __all__ = [
     "Delivery",
     "DeliveryError",
     "DurabilityUnavailable",
+    "EmitOptions",
     "Event",
     "Events",
     "GroupMissing",
@@ -217,6 +229,7 @@ __all__ = [
     "Receipt",
     "ReceiptError",
     "ReceiptTimeout",
+    "RefusedCopy",
     "Reject",
     "RequestError",
     "RequestFailed",
@@ -236,5 +249,7 @@ __all__ = [
     "Trace",
     "UnknownRecipients",
     "UnsafeBroker",
+    "Watch",
+    "WatchGap",
     "WrongKeyType",
 ]

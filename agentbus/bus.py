@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Unpack, cast
 
+from agentbus.bindings.bindings import Binding, list_bindings
+from agentbus.bindings.companion import BindingCompanion
+from agentbus.bindings.forwarding import Forwarder
+from agentbus.bindings.table import BindingTable
+from agentbus.broker.bindings import BindingStore
 from agentbus.broker.carry import Carrier
 from agentbus.broker.connection import Broker, ConnectionSettings
 from agentbus.broker.conversations import ConversationStore
@@ -40,9 +45,12 @@ from agentbus.history.archived import LazyArchive
 from agentbus.history.entry import HistoryPage
 from agentbus.history.history import History
 from agentbus.history.query import HistoryFilters
+from agentbus.live.live import EmitOptions, Live
+from agentbus.live.watch import Watch
 from agentbus.message.address_policy import Policy
 from agentbus.message.durations import Duration, milliseconds
 from agentbus.message.message import Message
+from agentbus.message.patterns import parse_pattern
 from agentbus.message.reply_address import PartMark
 from agentbus.message.topics import check_name, parse_address, parse_inbox
 from agentbus.receive.agent import Agent
@@ -92,6 +100,10 @@ class _Rooms:
     registry: Registry
     history: History
     archive: LazyArchive | None
+    bindings: BindingStore
+    table: BindingTable
+    forwarder: Forwarder
+    live: Live
 
 
 class Bus:
@@ -144,13 +156,22 @@ class Bus:
         except AgentBusError:
             await broker.close()
             raise
+        key_window_ms = milliseconds(self.settings.publisher.key_window, "key_window")
+        announcer = Announcer(broker, self.settings.prefix, self.events)
+        carrier = Carrier(broker, self.settings.prefix, key_window_ms, announcer)
+        bindings = BindingStore(broker, self.settings.prefix)
+        table = BindingTable(bindings, self.events)
+        forwarder = Forwarder(broker, self.settings.prefix, table, bindings, carrier)
         publisher = Publisher(
-            broker, self.settings.prefix, self._sender, self.settings.publisher, self.events
+            broker,
+            self.settings.prefix,
+            self._sender,
+            self.settings.publisher,
+            self.events,
+            forwarder,
         )
         dsn = self.settings.archive or archive_dsn()
         archive = LazyArchive(dsn, self.settings.prefix) if dsn else None
-        key_window_ms = milliseconds(self.settings.publisher.key_window, "key_window")
-        announcer = Announcer(broker, self.settings.prefix, self.events)
         self._rooms = _Rooms(
             broker,
             publisher,
@@ -163,13 +184,17 @@ class Bus:
                 SuspectGate(),
                 self.settings.retention,
                 key_window_ms,
-                Carrier(broker, self.settings.prefix, key_window_ms, announcer),
+                carrier,
                 LogWatch(broker),
             ),
             Declarations(PolicyStore(broker, self.settings.prefix)),
             Registry(broker, self.settings.prefix),
             History(broker, self.settings.prefix, archive),
             archive,
+            bindings,
+            table,
+            forwarder,
+            Live(broker, self.settings.prefix, self.events, self._composed),
         )
 
     async def close(self) -> None:
@@ -180,6 +205,7 @@ class Bus:
         for puller in (*self._pulls.values(), *self._pullers):
             await puller.close()
         self._pulls.clear()
+        await rooms.live.close()
         await rooms.replies.close()
         await rooms.publisher.close()
         await rooms.grounds.watch.close()
@@ -388,6 +414,47 @@ class Bus:
             ReceiptStore(broker, prefix),
         )
 
+    def _composed(self, topic: AnyTopic, body: Any, options: Mapping[str, Any]) -> Outgoing:
+        given = cast("PublishOptions", options)
+        return compose(self._sender, topic, body, given, self.settings.publisher.message_bytes)
+
+    # --- live events and bindings ---
+
+    async def emit(self, topic: AnyTopic, body: Any, **options: Unpack[EmitOptions]) -> int:
+        """Send a live event to whoever watches at this moment; it is stored nowhere, and never repeated.
+
+        Returns how many subscriptions the server passed it to: those whose pattern matches, and some that
+        only nearly match. Raises `InvalidValue` for a bad field, and `BrokerError`.
+        """
+        return await self.rooms.live.emit(topic, body, options)
+
+    def watch(
+        self, pattern: str, *, stored: bool = False, everything: bool = False, buffer: int = 1000
+    ) -> Watch:
+        """Watch live events: ``async for event in bus.watch("agent.*.status")``; see `Watch`.
+
+        ``stored`` shows messages that inboxes and channels store as well; entering it then takes a second,
+        after which every publisher knows. At most ``buffer`` events wait for a slow reader. Raises
+        `InvalidTopic` for what is no pattern; one that matches everything needs ``everything``.
+        """
+        return self.rooms.live.watch(pattern, self.rooms.table.hold if stored else None, everything, buffer)
+
+    async def bindings(self) -> list[Binding]:
+        """Return every durable wildcard, see `Agent.bind`, with its counters."""
+        return await list_bindings(self.rooms.bindings)
+
+    async def unbind(self, agent: str, pattern: str) -> bool:
+        """Remove a binding of an agent, served or not; False when there was none.
+
+        Returns when nothing is copied for it any more, after about a second. An agent that declares it puts
+        it back when it is served again.
+        """
+        text = parse_pattern(pattern, everything=True).text
+        found = await self.rooms.bindings.unbind(check_name(agent, "agent"), text)
+        if found:
+            await self.rooms.table.hold()
+        return found
+
     # --- policies ---
 
     async def declare(self, address: str, policy: Policy) -> None:
@@ -425,14 +492,10 @@ class Bus:
         """Recurring messages: ``add``, ``list``, ``get``, ``pause``, ``resume``, ``cancel``."""
         broker, prefix = self.rooms.broker, self.settings.prefix
 
-        def composed(topic: AnyTopic, body: Any, options: dict[str, Any]) -> Outgoing:
-            given = cast("PublishOptions", options)
-            return compose(self._sender, topic, body, given, self.settings.publisher.message_bytes)
-
         return Schedules(
             ScheduleStore(broker, prefix, self.settings.publisher.address_limit),
             Wake(broker, ticking(prefix)),
-            composed,
+            self._composed,
             lambda: known_addresses(broker, prefix),
             self._sender.agent,
         )
@@ -485,8 +548,15 @@ class Bus:
         about = Description(agent.name, agent.type, agent.capabilities, assumed)
         broker, prefix = rooms.broker, self.settings.prefix
         marks = Marks(ReceiptStore(broker, prefix), ConversationStore(broker, prefix), self.events)
-        companions = (Registration(rooms.registry, about, agent.settings.heartbeat, self.events), marks)
+        registration = Registration(rooms.registry, about, agent.settings.heartbeat, self.events)
+        companions = (registration, marks, self._bindings_of(agent))
         return Subscriber(agent, rooms.grounds, publish, answer, answers.send_part, companions, marks.of)
+
+    def _bindings_of(self, agent: Agent) -> BindingCompanion:
+        rooms, settings = self.rooms, agent.settings
+        return BindingCompanion(
+            agent.name, agent.addresses, settings.copies_to, agent.bindings, rooms.bindings, rooms.table
+        )
 
     # --- pulling ---
 

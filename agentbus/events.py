@@ -26,6 +26,8 @@ to whoever listens. The actions:
 ``gap``                   retention removed messages of a channel before a subscriber had read them
 ``read_refused``          the broker refuses a read; it is tried again
 ``policy_ignored``        the stored policy of an address cannot be read
+``binding_ignored``       a stored binding or consent cannot be read
+``malformed_event``       a live event was no message
 ``restored``              an entry was taken from its owner by somebody's hand and put back
 ``reconnected``           the broker answers again
 ``rebuilt``               a reader that heard nothing although work waits got a new connection

@@ -85,6 +85,9 @@ class AgentSettings:
     heartbeat: Duration = 60.0
     #: Declared for later use by orchestrators: whether work survives a short disconnect.
     resumable: bool = False
+    #: Agents that may have copies of what this one's inboxes get, by `Agent.bind`; ``("*",)`` = all,
+    #: ``()`` = nobody any more, None = as it was said last, and nobody at first.
+    copies_to: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,14 @@ import asyncio
 from collections.abc import Coroutine, Iterable
 from typing import Any, NamedTuple, TypeVar
 
+import orjson
+
 from agentbus.broker.keys import ticking
 from agentbus.broker.schedules import KEEP_ENDED_MS, SELF_TIMED, ScheduleStore, StoredSchedule, Tick
 from agentbus.broker.wake import Claim, Wake
 from agentbus.errors import BrokerError, BrokerOutOfMemory, BrokerRefused, BrokerUnavailable, InvalidValue
+from agentbus.message.copies import Arrival
+from agentbus.message.policy import PRIORITIES
 from agentbus.message.topics import parse_address
 from agentbus.schedules.definition import Definition
 from agentbus.schedules.misfire import Step
@@ -24,6 +28,8 @@ _LONGEST_PAUSE = 0.25
 _RETRY_MS = 1_000
 #: Until a look at what cannot be read: somebody's hand wrote it, and has to write again.
 _BROKEN_MS = 60_000
+#: Seconds for copying a message that was sent to those who are bound to its topic.
+_COPYING_PATIENCE = 30.0
 #: Seconds between passes over all addresses for those that nobody announced.
 _SWEEP_INTERVAL = 30.0
 
@@ -54,6 +60,7 @@ class Recurring(Role):
         settings, broker = ground.bus.settings, ground.bus.rooms.broker
         self._store = ScheduleStore(broker, settings.prefix, settings.publisher.address_limit)
         self._ticking = Wake(broker, ticking(settings.prefix))
+        self._forwarder = ground.bus.rooms.forwarder
 
     async def run(self) -> None:
         """Send until the process stops; walk over all addresses now and then."""
@@ -134,9 +141,9 @@ class Recurring(Role):
         number = stored.state.sent + stored.state.missed + 1
         next_ms: int | None = None
         for step in definition.calendar().plan(stored.tick_ms, now_ms):
-            ticked = await self._store.tick(
-                stored.address, stored.id, _tick(stored, definition, step, number + step.position)
-            )
+            tick = _tick(stored, definition, step, number + step.position)
+            await self._forwarder.ensure_fresh()
+            ticked = await self._store.tick(stored.address, stored.id, tick)
             if ticked.answer in ("full", "refused"):
                 raise BrokerRefused(ticked.detail or f"{stored.address} takes no more messages now")
             if ticked.answer == "early":
@@ -145,6 +152,8 @@ class Recurring(Role):
             if ticked.answer == "moved":
                 # Somebody else was faster, or paused or cancelled it.
                 return int(ticked.detail) if ticked.detail else None
+            if ticked.answer == "sent" and self._forwarder.concerns(definition.topic):
+                await self._forwarder.forward([_arrival(stored.address, definition, tick)])
             self.report.late(max(0, now_ms - step.expected_ms))
             next_ms = step.next_ms
         return next_ms if next_ms is not None else now_ms + KEEP_ENDED_MS
@@ -174,6 +183,19 @@ def _tick(stored: StoredSchedule, definition: Definition, step: Step, number: in
         ttl_ms=definition.ttl_ms,
         passed=step.passed,
         definition=stored.definition,
+    )
+
+
+def _arrival(address: str, definition: Definition, tick: Tick) -> Arrival:
+    """Return what those who are bound to the topic of a schedule are told of a tick that was sent."""
+    return Arrival(
+        topic=definition.topic,
+        address=address,
+        message_id=orjson.loads(tick.message)["message_id"],
+        text=tick.message,
+        priority=PRIORITIES[tick.lane],
+        until=asyncio.get_running_loop().time() + _COPYING_PATIENCE,
+        ttl_ms=tick.ttl_ms,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from agentbus.broker.connection import Argument, Broker, Link
 from agentbus.broker.keys import GROUP, InboxKeys, archive, inbox_keys
-from agentbus.broker.scripts import Call, load, run
+from agentbus.broker.scripts import Call, load, run, run_all
 from agentbus.errors import BrokerRefused, GroupMissing, StaleDelivery, WrongKeyType
 
 #: Entries of a consumer that one reclaim step moves: about two milliseconds of the server's time.
@@ -127,6 +127,14 @@ class Inbox:
     async def run(self, name: str, keys: Sequence[str], *arguments: Argument) -> Any:
         """Run a script of another room on this address; errors name the key that has the wrong type."""
         return await self._run(name, keys, *arguments)
+
+    async def run_many(
+        self, name: str, keys: Sequence[str], steps: Sequence[Sequence[Argument]]
+    ) -> list[Any]:
+        """Run one script several times in one round trip; a refused step has its `BrokerError` as reply."""
+        script = load(name)
+        replies = await run_all(self._broker, [Call(script, keys, arguments) for arguments in steps])
+        return [await self._named(reply) if isinstance(reply, WrongKeyType) else reply for reply in replies]
 
     async def _named(self, error: WrongKeyType) -> WrongKeyType:
         """Say which key has the wrong type: the server's own message does not."""

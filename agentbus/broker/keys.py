@@ -352,6 +352,44 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "until forgotten; an instance that ends goes at once, one that died after ten missed beats",
     ),
     KeyInfo(
+        "bindings",
+        "hash",
+        "Durable wildcards: `<agent> <pattern>` to JSON: `since` (ms). What matches is copied into the inbox "
+        "of the agent by whoever publishes it.",
+        "subscriber, when an agent with bindings begins to be served; `agentbus bindings rm`",
+        "until unbound, whether the agent is served or not",
+    ),
+    KeyInfo(
+        "consents",
+        "hash",
+        "Who may have copies of what an inbox gets: `<inbox> <agent that serves it>` to a JSON "
+        "list of agents, or `*`.",
+        "subscriber, when an agent begins to be served",
+        "until the agent is served without it",
+    ),
+    KeyInfo(
+        "copies",
+        "hash",
+        "How bindings did: `<agent> <pattern> <what>` to a count; what: `copied` or why refused.",
+        "publisher, after copying; removed with the binding",
+        "as long as the binding",
+    ),
+    KeyInfo(
+        "live:<topic>",
+        "pub/sub channel",
+        "What `Bus.emit` sends: the envelope as JSON. No key; at most once.",
+        "emitter",
+        "a moment",
+    ),
+    KeyInfo(
+        "mirror:<pattern>",
+        "pub/sub channel",
+        "Stored messages for those who watch this pattern with `stored=True`: the envelope as JSON. "
+        "Publishers ask the server which of these channels have listeners. No key; at most once.",
+        "publisher, after storing",
+        "a moment",
+    ),
+    KeyInfo(
         "archive",
         "hash",
         "Whether this deployment archives: `on` (1), `since` (ms). Retention then waits for the archive.",
@@ -548,6 +586,31 @@ def read_up_to(prefix: str, conversation: str) -> str:
 def archive(prefix: str) -> str:
     """Return the hash that says whether this deployment archives."""
     return f"{prefix}:archive"
+
+
+def bindings(prefix: str) -> str:
+    """Return the hash of durable wildcards."""
+    return f"{prefix}:bindings"
+
+
+def consents(prefix: str) -> str:
+    """Return the hash of who may have copies of what an inbox gets."""
+    return f"{prefix}:consents"
+
+
+def copies(prefix: str) -> str:
+    """Return the hash of the counters of bindings."""
+    return f"{prefix}:copies"
+
+
+def live(prefix: str, topic: str) -> str:
+    """Return the pub/sub channel of live events of a topic."""
+    return f"{prefix}:live:{topic}"
+
+
+def mirror(prefix: str, pattern: str) -> str:
+    """Return the pub/sub channel of stored messages that fall under a pattern."""
+    return f"{prefix}:mirror:{pattern}"
 
 
 def check_prefix(prefix: str) -> str:

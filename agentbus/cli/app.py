@@ -10,6 +10,7 @@ import typer.core
 from agentbus.cli import (
     agents,
     archive,
+    bindings,
     broker,
     channel,
     dlq,
@@ -49,7 +50,7 @@ Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 unavailable, 5 timeout.
 #: As `--help` lists them: start, send and take, look, mend, declare, serve.
 _ORDER = (
     "up", "down", "workers", "agents", "pub", "sub", "dm", "tail", "inbox", "channel", "status", "history",
-    "trace", "receipts", "dlq", "schedule", "policy", "archive", "doctor", "run", "version",
+    "trace", "receipts", "dlq", "schedule", "bindings", "policy", "archive", "doctor", "run", "version",
 )  # fmt: skip
 
 
@@ -103,6 +104,7 @@ app.command("doctor", short_help="Find out what is wrong, and what to do.")(doct
 app.add_typer(schedule.app, name="schedule", short_help="Send messages again and again.")
 app.add_typer(workers.app, name="workers", short_help="Show which workers run where, or run one.")
 app.add_typer(agents.app, name="agents", short_help="Show which agents there are, and what they can do.")
+app.add_typer(bindings.app, name="bindings", short_help="Show who gets copies of what; end a binding.")
 app.add_typer(policy.app, name="policy", short_help="Show and declare policies of addresses and topics.")
 app.command("run", short_help="Serve agents.")(run.run_agents)
 app.command("version", short_help="Print versions.")(version.version)

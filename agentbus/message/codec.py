@@ -21,6 +21,7 @@ _OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC
 _TEXT = frozenset((
     "message_id", "message_type", "from_agent", "from_type", "to_agent", "recipient_mode", "channel",
     "capability", "timestamp", "correlation_id", "causation_id", "session_id", "project", "reply_to",
+    "copy_of",
 ))  # fmt: skip
 _PLAIN = frozenset((dict, list, str, int, float, bool, type(None)))
 _OPTIONAL_OBJECTS = frozenset(("delivery", "trace"))

@@ -143,6 +143,11 @@ class Message:
         return self._envelope.get("reply_to")
 
     @property
+    def copy_of(self) -> str | None:
+        """The topic of which this is a copy, made for a binding; None for the message itself."""
+        return self._envelope.get("copy_of")
+
+    @property
     def trace(self) -> Mapping[str, str]:
         """W3C trace context: ``traceparent`` and ``tracestate``."""
         return cast("Mapping[str, str]", self._envelope.get("trace") or {})

@@ -18,6 +18,7 @@ from agentbus.message.topics import (
     parse_scope,
     parse_topic,
 )
+from agentbus.receive.declared_bindings import DeclaredBindings
 from agentbus.receive.delivery import Delivery
 from agentbus.receive.following import Following, Start, cursor_start
 from agentbus.receive.handlers import Handler, bind
@@ -70,6 +71,8 @@ class Agent:
         self._channels: dict[str, dict[str, Handler]] = {}
         self._following: dict[str, Following] = {}
         self._listeners: list[Callable[[], None]] = []
+        #: The durable wildcards declared so far; see `bind`.
+        self.bindings = DeclaredBindings(self.name)
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -156,6 +159,20 @@ class Agent:
         """Call ``listener`` after each change of handlers; returns what ends that."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
+
+    def bind(self, pattern: str, *, everything: bool = False) -> Awaitable[None]:
+        """Have what matches a pattern, wherever it is published, copied into this agent's own inbox.
+
+        ``agent.*.status``: ``*`` is one part of the topic, ``>`` the rest. Handlers are found by message
+        type, as for any message. Declared before serving, it holds when the agent is ready. Declared while
+        it is served, awaiting the result returns when it holds everywhere, after about a second. It stays
+        when the agent stops, until `unbind`. Raises `InvalidTopic` for what is no pattern.
+        """
+        return self.bindings.bind(pattern, everything)
+
+    def unbind(self, pattern: str) -> Awaitable[None]:
+        """Take a binding back; awaited while served, it returns when nothing is copied any more."""
+        return self.bindings.unbind(pattern)
 
     def handler_for(self, message_type: str) -> Handler | None:
         """Return the handler of a message type of the inbox, the catch-all, or None."""

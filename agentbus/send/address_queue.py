@@ -6,8 +6,9 @@ import asyncio
 import math
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from functools import partial
+from typing import Any, Protocol
 
 from agentbus.broker.durability import Durabilities
 from agentbus.broker.inbox import BatchAnswer
@@ -20,6 +21,7 @@ from agentbus.message.policy import DURABILITIES, Durability, check_durability
 from agentbus.send.batch import Batch, freeze
 from agentbus.send.buffer import Buffer
 from agentbus.send.envelope import wants_disk
+from agentbus.send.forwarding import Followers, Forwarding, Told
 from agentbus.send.stored import Stored, Waiting
 from agentbus.send.verdicts import broken_off, first_due, timed_out, verdicts
 from agentbus.settings import PublisherSettings
@@ -56,6 +58,7 @@ class AddressQueue:
         events: Events,
         note_address: NoteAddress,
         announcer: Announcer,
+        forwarding: Forwarding,
     ) -> None:
         self._target = target
         self._settings = settings
@@ -64,6 +67,8 @@ class AddressQueue:
         self._events = events
         self._note_address = note_address
         self._announcer = announcer
+        self._forwarding = forwarding
+        self._followers = Followers(forwarding, buffer)
         # The record must outlive any repetition: twice the longest deadline, and some.
         self._record_ms = 2 * milliseconds(settings.deadline, "deadline") + 30_000
         self._limits = (
@@ -82,7 +87,7 @@ class AddressQueue:
         #: Answered, and its callers not told yet.
         self._answered: tuple[Batch, BatchAnswer] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._barriers: set[asyncio.Task[None]] = set()
+        self._besides: set[asyncio.Task[None]] = set()
         self._last_used = 0.0
         self._new_producer()
 
@@ -111,8 +116,8 @@ class AddressQueue:
         """Wait until everything handed in has its answer."""
         while self._task is not None:
             await asyncio.wait((self._task,))
-        if self._barriers:
-            await asyncio.wait(self._barriers)
+        while self._besides:
+            await asyncio.wait(self._besides)
 
     def expire(self, now: float) -> None:
         """Give up for callers whose deadline has passed; each may have its own."""
@@ -216,6 +221,9 @@ class AddressQueue:
     async def _attempt(self, again: bool) -> BatchAnswer | None:
         """Send the flying batch once; None when the broker cannot take it now."""
         try:
+            # Once sent, it is too late to ask who else wants it.
+            if not self._forwarding.fresh:
+                await self._forwarding.ensure_fresh()
             await self._note_address(self._target.address, again)
         except (BrokerUnavailable, BrokerOutOfMemory):
             return None
@@ -310,18 +318,31 @@ class AddressQueue:
             return
         (batch, answer), self._answered = self._answered, None
         self._buffer.remove(len(batch.parts), batch.size)
-        confirm: dict[Durability, list[tuple[Waiting, Stored]]] = {}
         results = verdicts(batch, answer, self._settings.address_limit)
-        for part, result in zip(batch.parts, results, strict=True):
-            level = self._level_wanted(part, result, answer.durability)
+        told: Iterable[Told] = zip(batch.parts, results, strict=True)
+        tell = partial(self._tell, answer.durability)
+        if not self._forwarding.quiet:
+            concerned, told = self._followers.concerned(told)
+            if concerned:
+                self._beside(self._followers.follow(concerned, tell))
+        tell(told)
+
+    def _tell(self, policy: str, told: Iterable[Told]) -> None:
+        confirm: dict[Durability, list[tuple[Waiting, Stored]]] = {}
+        for part, result in told:
+            level = self._level_wanted(part, result, policy)
             if level == "stream" or isinstance(result, Exception):
                 part.answer(result)
             else:
                 confirm.setdefault(level, []).append((part, result))
         for level, parts in confirm.items():
-            task = asyncio.create_task(self._confirm(level, parts))
-            self._barriers.add(task)
-            task.add_done_callback(self._barriers.discard)
+            self._beside(self._confirm(level, parts))
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run what must not hold up the next batch."""
+        task = asyncio.create_task(work)
+        self._besides.add(task)
+        task.add_done_callback(self._besides.discard)
 
     def _level_wanted(self, part: Waiting, result: Stored | Exception, policy: str) -> Durability:
         """Return what to wait for: the message's own level, the address's, or that of its priority."""

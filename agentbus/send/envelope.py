@@ -87,6 +87,7 @@ _UNDERSTOOD = frozenset(
         "recipient_mode",
         "timestamp",
         "log_entry",
+        "copy_of",
     )
 )
 #: Options that make a message need more than its lane in the publish script.

@@ -27,6 +27,7 @@ from agentbus.message.topics import Destination
 from agentbus.send.address_queue import AddressQueue
 from agentbus.send.buffer import Buffer
 from agentbus.send.envelope import AnyTopic, Outgoing, PublishOptions, Sender, compose
+from agentbus.send.forwarding import Forwarding, NoForwarding
 from agentbus.send.stored import Collector, Stored, Waiting
 from agentbus.send.verdicts import timed_out
 from agentbus.settings import PublisherSettings
@@ -50,7 +51,9 @@ class Publisher:
         sender: Sender,
         settings: PublisherSettings,
         events: Events,
+        forwarding: Forwarding | None = None,
     ) -> None:
+        self._forwarding = forwarding or NoForwarding()
         self._broker = broker
         self._prefix = prefix
         self._sender = sender
@@ -149,6 +152,7 @@ class Publisher:
         if self._home == (os.getpid(), asyncio.get_running_loop()):
             for queue in list(self._queues.values()):
                 await queue.wait_empty()
+            await self._forwarding.close()
         if self._expiry is not None:
             self._expiry.cancel()
         await self._durabilities.close()
@@ -186,6 +190,7 @@ class Publisher:
                 # Sockets shared with a parent process would mix two conversations.
                 self._broker.forget_links()
                 self._durabilities.forget_links()
+                self._forwarding.begin_anew()
                 self._begin()
             self._home = home
         return loop
@@ -210,6 +215,7 @@ class Publisher:
             self._events,
             self._note_address,
             self._announcer,
+            self._forwarding,
         )
 
     async def _note_address(self, address: str, again: bool) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from agentbus.message.copies import RefusedCopy
 from agentbus.message.policy import Durability
 from agentbus.send.envelope import Outgoing
 
@@ -23,6 +24,10 @@ class Stored(NamedTuple):
     known: bool
     #: True when the key was used before with the same message: nothing new was stored.
     duplicate: bool = False
+    #: How many agents have a copy of it because they are bound to its topic.
+    copies: int = 0
+    #: Agents that are bound to its topic and have none, each with the reason.
+    refused_copies: tuple[RefusedCopy, ...] = ()
 
 
 @dataclass(slots=True, eq=False)

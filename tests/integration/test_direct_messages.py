@@ -30,6 +30,7 @@ from agentbus.broker.embedded import PrivateBroker
 from agentbus.testing import BrokerForTests
 from tests.agents.look import Look
 from tests.agents.waiting import eventually
+from tests.bindings import bind_before_anybody_asked, consenting, quicken
 from tests.service import working
 from workers.archive import Archive
 from workers.retention import Retention
@@ -212,6 +213,24 @@ async def test_an_inbox_that_refuses_raises_and_the_word_stays_said(open_bus: Op
     with pytest.raises(QueueFull):
         await ann.dm("bob", "two")
     assert len((await ann.conversation("bob")).entries) == 2
+
+
+async def test_direct_messages_never_match_a_wildcard(
+    open_bus: OpenBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quicken(monkeypatch)
+    ann, bob, eve = await open_bus("ann"), await open_bus("bob"), await open_bus("eve")
+    await bind_before_anybody_asked(eve, "eve", "agent.bob.>", ">")
+    watching = eve.watch(">", stored=True, everything=True)
+    async with bob.serving(consenting("bob", "*")), watching as events:
+        sent = await ann.dm("bob", "between us", type="note")
+        (to_bob,) = sent.recipients
+        assert to_bob.stored is not None and to_bob.stored.copies == 0
+        await ann.publish("agent.bob.note", "for all to hear")
+        async with asyncio.timeout(10.0):
+            assert (await anext(aiter(events))).content == "for all to hear"
+    heard = [entry.message.content for entry in (await eve.history("agent.eve")).entries if entry.message]
+    assert set(heard) == {"for all to hear"}
 
 
 async def test_conversations_are_trimmed_and_archived_as_channels_are(

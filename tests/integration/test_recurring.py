@@ -223,3 +223,16 @@ async def test_a_tick_is_handled_like_any_other_message(bus: Bus) -> None:
             break
     assert (message.content, message.priority, message.from_agent) == ({"n": 1}, "high", "planner")
     assert message.correlation_id == "c-1"
+
+
+async def test_a_tick_is_copied_to_those_who_are_bound_to_its_topic(bus: Bus) -> None:
+    await bus.rooms.bindings.bind("observer", "channel.clock.*")
+    async with recurring(bus, 3):
+        await bus.schedules.add("channel.clock.tick", "{{tick_number}}", "interval:1")
+        await until(lambda: _as_many_copies(bus))
+
+
+async def _as_many_copies(bus: Bus) -> bool:
+    sent, copied = await contents(bus, "channel.clock"), await contents(bus, "agent.observer")
+    assert len(copied) <= len(sent)
+    return copied[:1] == sent[:1] != []

@@ -21,6 +21,8 @@ local NAMES = {'critical', 'high', 'normal', 'low', 'background'}
 local origin, window, lane = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]) + 1
 local message, state, now = ARGV[8], decode_state(ARGV[9]), now_ms()
 
+-- Asked before anything is written: an error after a write would carry it once more the next time.
+redis.call('HGET', KEYS[1], 'accepted')
 for bucket = 6, 7 do
   local found = redis.call('HGET', KEYS[bucket], origin)
   if found then return {'known', string.match(found, '^%S+ (.*)$') or '', ''} end

@@ -1,0 +1,1 @@
+"""Durable wildcards: who wants copies of what, known to every publisher, and the copies themselves."""

@@ -1,0 +1,1 @@
+"""Live events: sent and watched, at most once, kept nowhere."""
