@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from agentbus.bindings.bindings import Binding
     from agentbus.broker.inspection import InboxView, Trace
     from agentbus.bus import Bus
+    from agentbus.cancellation import Cancelled, CancelledPlace
     from agentbus.conversations.conversation import Conversation, LastMessage
     from agentbus.dead_letters import BulkRetry, DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetters
     from agentbus.errors import (
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         BrokerOutOfMemory,
         BrokerRefused,
         BrokerUnavailable,
+        CancelRefused,
         ConfigurationError,
         DeadLetterError,
         DeadLetterResolved,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
         InvalidTopic,
         InvalidValue,
         KeyConflict,
+        LoopDetected,
         MalformedMessage,
         NoBroker,
         NoSuchAddress,
@@ -62,6 +65,7 @@ if TYPE_CHECKING:
     )
     from agentbus.events import Event, Events
     from agentbus.fleet.info import AgentInfo, AgentInstance
+    from agentbus.history.conversation import ConversationTrace, Turn
     from agentbus.history.entry import HistoryEntry, HistoryGap, HistoryPage
     from agentbus.history.query import HistoryFilters
     from agentbus.live.gap import WatchGap
@@ -72,12 +76,14 @@ if TYPE_CHECKING:
     from agentbus.message.message import Message
     from agentbus.message.policy import Retry
     from agentbus.message.topics import Topic
+    from agentbus.projects import ProjectDeleted, ProjectRemoval
     from agentbus.receive.agent import Agent, CallNext, Middleware
     from agentbus.receive.context import Context
     from agentbus.receive.delivery import Delivery
     from agentbus.receive.subscriber import Subscriber
     from agentbus.recipients.receipt import Receipt
     from agentbus.recipients.sent import Sent, SentTo
+    from agentbus.replay import Replayed, ReplayFilters, ReplayProgress
     from agentbus.schedules.schedule import Schedule
     from agentbus.schedules.schedules import ScheduleOptions
     from agentbus.send.collecting import Answer, Answers, Collecting
@@ -92,6 +98,9 @@ __version__ = "0.1.0"
 
 #: Module to the public names it defines.
 _HOMES = {
+    "agentbus.projects": "ProjectDeleted ProjectRemoval",
+    "agentbus.replay": "ReplayFilters ReplayProgress Replayed",
+    "agentbus.cancellation": "Cancelled CancelledPlace",
     "agentbus.bindings.bindings": "Binding",
     "agentbus.broker.inspection": "InboxView Trace",
     "agentbus.bus": "Bus",
@@ -102,15 +111,16 @@ _HOMES = {
         "BrokerOutOfMemory BrokerRefused BrokerUnavailable ConfigurationError "
         "DeadLetterError DeadLetterResolved Defer "
         "DeliveryError DurabilityUnavailable GroupMissing InvalidTopic InvalidValue "
-        "KeyConflict MalformedMessage NoBroker NoSuchAddress NoSuchAgent NoSuchCursor NoSuchDeadLetter "
-        "NoSuchMessage NoSuchReceipts NoSuchSchedule NotYourConversation "
+        "KeyConflict LoopDetected MalformedMessage NoBroker NoSuchAddress NoSuchAgent NoSuchCursor "
+        "NoSuchDeadLetter NoSuchMessage NoSuchReceipts NoSuchSchedule NotYourConversation "
         "PartsMissing PolicyConflict "
         "PublisherClosed PublishError PublishRefused PublishTimeout QueueFull "
         "ReceiptError ReceiptTimeout Reject RequestError RequestFailed RequestTimeout StaleDelivery "
-        "StreamRestarted UnknownRecipients UnsafeBroker WrongKeyType "
+        "StreamRestarted UnknownRecipients CancelRefused UnsafeBroker WrongKeyType "
     ),
     "agentbus.events": "Event Events",
     "agentbus.fleet.info": "AgentInfo AgentInstance",
+    "agentbus.history.conversation": "ConversationTrace Turn",
     "agentbus.history.entry": "HistoryEntry HistoryGap HistoryPage",
     "agentbus.history.query": "HistoryFilters",
     "agentbus.live.gap": "WatchGap",
@@ -175,11 +185,15 @@ __all__ = [
     "BusSettings",
     "BusStatus",
     "CallNext",
+    "CancelRefused",
+    "Cancelled",
+    "CancelledPlace",
     "ChannelStatus",
     "Collecting",
     "ConfigurationError",
     "Context",
     "Conversation",
+    "ConversationTrace",
     "DeadLetter",
     "DeadLetterError",
     "DeadLetterFilter",
@@ -203,6 +217,7 @@ __all__ = [
     "InvalidValue",
     "KeyConflict",
     "LastMessage",
+    "LoopDetected",
     "MalformedMessage",
     "Message",
     "Middleware",
@@ -218,6 +233,8 @@ __all__ = [
     "PartsMissing",
     "Policy",
     "PolicyConflict",
+    "ProjectDeleted",
+    "ProjectRemoval",
     "PublishError",
     "PublishOptions",
     "PublishRefused",
@@ -231,6 +248,9 @@ __all__ = [
     "ReceiptTimeout",
     "RefusedCopy",
     "Reject",
+    "ReplayFilters",
+    "ReplayProgress",
+    "Replayed",
     "RequestError",
     "RequestFailed",
     "RequestTimeout",
@@ -247,6 +267,7 @@ __all__ = [
     "Subscriber",
     "Topic",
     "Trace",
+    "Turn",
     "UnknownRecipients",
     "UnsafeBroker",
     "Watch",

@@ -29,6 +29,7 @@
     │   ├── PublishRefused              the server refused this one message
     │   ├── QueueFull
     │   ├── KeyConflict
+    │   ├── LoopDetected                a conversation goes round and round
     │   ├── NoSuchAgent                 nobody has ever served it, or it was forgotten
     │   │   └── UnknownRecipients       the same for some of several; names close ones
     │   ├── DurabilityUnavailable
@@ -45,9 +46,10 @@
     ├── DeadLetterError
     │   └── NoSuchDeadLetter            nothing has this id, or nothing matches
     │       └── DeadLetterResolved      it was retried, resolved or dropped before
-    ├── NoSuchMessage
     ├── NoSuchCursor                    an agent that never subscribed to the channel
     ├── NoSuchSchedule
+    ├── NoSuchMessage                   nothing is known of it (any more)
+    ├── CancelRefused                   somebody handles it, or it has ended
     ├── DeliveryError
     │   ├── StaleDelivery               the lease was lost: somebody else owns the message
     │   └── AlreadySettled
@@ -191,6 +193,21 @@ class KeyConflict(PublishError):
     """The idempotency key was used before with another message."""
 
 
+class LoopDetected(PublishError):
+    """A message was refused because its conversation goes round and round."""
+
+    def __init__(
+        self, message: str | None = None, *, address: str = "", hops: int = 0, correlation_id: str = ""
+    ) -> None:
+        super().__init__(message)
+        #: Where the message was to go.
+        self.address = address
+        #: Handlers in a row that led to it.
+        self.hops = hops
+        #: The conversation.
+        self.correlation_id = correlation_id
+
+
 class NoSuchAgent(PublishError):
     """Nobody has ever served this address."""
 
@@ -305,6 +322,19 @@ class NoSuchCursor(AgentBusError):
 
 class NoSuchSchedule(AgentBusError):
     """There is no such schedule."""
+
+
+class CancelRefused(AgentBusError):
+    """The message cannot be cancelled any more."""
+
+    def __init__(
+        self, message: str | None = None, *, state: str = "ended", consumer: str | None = None
+    ) -> None:
+        super().__init__(message)
+        #: ``in_flight``, ``dead``, ``logged``, or how it ended.
+        self.state = state
+        #: Who holds it; None unless it is in flight.
+        self.consumer = consumer
 
 
 class DeliveryError(AgentBusError):

@@ -10,7 +10,7 @@ from typing import Any
 from agentbus.broker.bindings import Field, RawTable
 from agentbus.errors import InvalidValue
 from agentbus.message.patterns import Pattern, parse_pattern
-from agentbus.message.topics import AGENT, check_name, is_conversation, parse_topic
+from agentbus.message.topics import AGENT, check_name, is_inbox
 
 #: Topics whose destinations are remembered: agents have few, and those who make them up have no end.
 _MOST_TOPICS = 4096
@@ -64,17 +64,16 @@ class Routes:
         if found is None:
             if len(self._known) >= _MOST_TOPICS:
                 self._known.clear()
-            # What two agents say to each other is nobody else's.
-            found = self._known[topic] = Route((), ()) if is_conversation(topic) else self._route(topic)
+            found = self._known[topic] = Route(
+                self._copies(topic),
+                tuple(pattern.text for pattern in self.watched if pattern.matches(topic)),
+            )
         return found
 
-    def _route(self, topic: str) -> Route:
-        mirrors = tuple(pattern.text for pattern in self.watched if pattern.matches(topic))
-        return Route(self._copies(topic), mirrors)
-
     def _copies(self, topic: str) -> tuple[Copy, ...]:
-        destination = parse_topic(topic)
-        inbox = None if destination.is_channel else destination.address
+        # Not parsed: what no pattern reaches (a conversation, say) need not be a topic of the grammar.
+        address = ".".join(topic.split(".", 2)[:2])
+        inbox = address if is_inbox(address) else None
         found: dict[str, Copy] = {}
         for agent, pattern in self.bindings:
             # What an agent gets anyway it never gets twice.

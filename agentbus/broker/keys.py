@@ -107,6 +107,14 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "trimmed with the lanes",
     ),
     KeyInfo(
+        f"{_ADDRESS}cancelled",
+        "hash",
+        "Messages that were cancelled while they waited: `<source> <entry id>` to who cancelled it. They end "
+        "when their turn comes; `source` is 0 for `returned`, 1 to 5 for the lanes.",
+        "cancel; fetch, weed, reclaim remove",
+        "as long as such a message waits",
+    ),
+    KeyInfo(
         f"{_ADDRESS}schedules",
         "hash",
         "Recurring messages whose target is this address: `<id>` is the definition (JSON: topic, schedule, "
@@ -153,9 +161,11 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "hash",
         "One agent's place in a channel's log, beside the consumer group named after it: `joined` (ms), "
         "`last` (the entry last handed out), `position` (entries that were ever before it), `active` (the "
-        "consumer that reads, where one does at a time); counters: handed_out, processed, expired, "
-        "discarded, moved, missed, vanished.",
-        "subscribe, fetch_log, settle_log, reclaim_log, unsubscribe",
+        "consumer that reads, where one does at a time), `gap` (the latest one: the entry behind it or `-`, "
+        "how many or `?`, the entry before it); counters: handed_out = processed + expired + discarded + "
+        "moved + vanished (removed while held, and not handled) + pending; missed (all that was removed "
+        "and not handled, vanished ones too).",
+        "subscribe, fetch_log, settle_log, hand_back, forget, remake_cursor, reclaim_log, unsubscribe",
         "until the cursor is forgotten",
     ),
     KeyInfo(
@@ -232,6 +242,14 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "window each; bucket `due` holds those of messages not due yet.",
         "publish, append, promote, carry",
         "`0` and `1` expire whole after two windows; `due` with its messages",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}loops:<bucket>",
+        "hash",
+        "How many messages each sender has sent from within handlers in each conversation: "
+        "`<sender>/<correlation id>` to count and begin of its window (ms). Buckets `0` and `1` take turns.",
+        "publish, append",
+        "each expires whole after two windows",
     ),
     KeyInfo(
         f"{_ADDRESS}outcomes",
@@ -323,6 +341,13 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "as long as something recurs",
     ),
     KeyInfo(
+        "replay:<id>",
+        "string",
+        "A replay as JSON: what was asked, the cursor of the next page, how many messages it has carried.",
+        "whoever replays",
+        "PX: the window of idempotency keys, since its last page",
+    ),
+    KeyInfo(
         "workers",
         "hash",
         "Worker id to JSON: host, process, roles with lag and last error, and when it was last seen.",
@@ -412,6 +437,8 @@ class InboxKeys:
     unannounced: str
     resolved: str
     ended: str
+    #: Marks of what was cancelled while it waited.
+    cancelled: str
     schedules: str
     ticks: str
     archived: str
@@ -421,6 +448,8 @@ class InboxKeys:
     keys_even: str
     keys_odd: str
     keys_due: str
+    loops_even: str
+    loops_odd: str
     outcomes: str
     ledger: str
     policy: str
@@ -448,6 +477,7 @@ def inbox_keys(prefix: str, address: str) -> InboxKeys:
         unannounced=root + "unannounced",
         resolved=root + "resolved",
         ended=root + "ended",
+        cancelled=root + "cancelled",
         schedules=root + "schedules",
         ticks=root + "ticks",
         archived=root + "archived",
@@ -457,6 +487,8 @@ def inbox_keys(prefix: str, address: str) -> InboxKeys:
         keys_even=root + "keys:0",
         keys_odd=root + "keys:1",
         keys_due=root + "keys:due",
+        loops_even=root + "loops:0",
+        loops_odd=root + "loops:1",
         outcomes=root + "outcomes",
         ledger=root + "ledger",
         policy=root + "policy",
@@ -475,6 +507,8 @@ class ChannelKeys:
     policy: str
     keys_even: str
     keys_odd: str
+    loops_even: str
+    loops_odd: str
     schedules: str
     ticks: str
     archived: str
@@ -493,6 +527,8 @@ def channel_keys(prefix: str, address: str) -> ChannelKeys:
         policy=root + "policy",
         keys_even=root + "keys:0",
         keys_odd=root + "keys:1",
+        loops_even=root + "loops:0",
+        loops_odd=root + "loops:1",
         schedules=root + "schedules",
         ticks=root + "ticks",
         archived=root + "archived",
@@ -581,6 +617,11 @@ def conversations(prefix: str, name: str) -> str:
 def read_up_to(prefix: str, conversation: str) -> str:
     """Return the hash of how far each of two agents has read what they say to each other."""
     return f"{prefix}:{{{conversation}}}:read"
+
+
+def replay(prefix: str, replay_id: str) -> str:
+    """Return the record of one replay."""
+    return f"{prefix}:replay:{replay_id}"
 
 
 def archive(prefix: str) -> str:

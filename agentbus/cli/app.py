@@ -12,6 +12,7 @@ from agentbus.cli import (
     archive,
     bindings,
     broker,
+    cancel,
     channel,
     dlq,
     dm,
@@ -19,8 +20,10 @@ from agentbus.cli import (
     history,
     inbox,
     policy,
+    project,
     pub,
     receipts,
+    replay,
     run,
     schedule,
     status,
@@ -50,7 +53,8 @@ Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 unavailable, 5 timeout.
 #: As `--help` lists them: start, send and take, look, mend, declare, serve.
 _ORDER = (
     "up", "down", "workers", "agents", "pub", "sub", "dm", "tail", "inbox", "channel", "status", "history",
-    "trace", "receipts", "dlq", "schedule", "bindings", "policy", "archive", "doctor", "run", "version",
+    "replay", "trace", "receipts", "cancel", "dlq", "schedule", "bindings", "policy", "project", "archive",
+    "doctor", "run", "version",
 )  # fmt: skip
 
 
@@ -94,7 +98,9 @@ app.command("inbox", short_help="Show what an inbox holds, and its ledger.")(inb
 app.add_typer(channel.channel, name="channel", short_help="Show who reads a channel, and who has read what.")
 app.command("status", short_help="Show how the whole bus does.")(status.status)
 app.command("history", short_help="Show what became of the messages of an address.")(history.history)
-app.command("trace", short_help="Show every place and outcome of one message.")(trace.trace)
+app.command("replay", short_help="Hand a part of the past to an agent.")(replay.replay)
+app.command("trace", short_help="Show what became of one message, or a whole conversation.")(trace.trace)
+app.command("cancel", short_help="Take back a message that nobody has begun.")(cancel.cancel)
 app.command("receipts", short_help="Show what became of a message at each of its recipients.")(
     receipts.receipts
 )
@@ -106,5 +112,6 @@ app.add_typer(workers.app, name="workers", short_help="Show which workers run wh
 app.add_typer(agents.app, name="agents", short_help="Show which agents there are, and what they can do.")
 app.add_typer(bindings.app, name="bindings", short_help="Show who gets copies of what; end a binding.")
 app.add_typer(policy.app, name="policy", short_help="Show and declare policies of addresses and topics.")
+app.add_typer(project.project, name="project", short_help="Delete a project and all that belongs to it.")
 app.command("run", short_help="Serve agents.")(run.run_agents)
 app.command("version", short_help="Print versions.")(version.version)

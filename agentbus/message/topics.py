@@ -173,6 +173,8 @@ def is_topic(text: str) -> bool:
 
 def parse_address(address: str) -> str:
     """Return an inbox, a channel or a conversation after checking it; a bare name means an agent's inbox."""
+    if "*" in address or ">" in address:
+        raise InvalidTopic("address", f"{address!r} has a wildcard; give one address")
     if is_conversation(address):
         return parse_conversation(address)
     kind, dot, name = address.partition(".")

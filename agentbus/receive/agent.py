@@ -178,6 +178,10 @@ class Agent:
         """Return the handler of a message type of the inbox, the catch-all, or None."""
         return self._handlers.get(message_type) or self._handlers.get(ANY_TYPE)
 
+    def reads(self, address: str) -> bool:
+        """Return whether it has subscribed to a channel, or to some of its topics."""
+        return address in self._channels
+
     def channel_handler(self, address: str, message_type: str) -> Handler | None:
         """Return the handler of a channel's topic, the one for the whole channel, or None."""
         handlers = self._channels.get(address)

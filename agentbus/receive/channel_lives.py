@@ -37,13 +37,13 @@ class ChannelLives:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Read what the agent subscribes to until ``stop`` is set; raises what a failed child raised."""
-        forget = self._agent.on_change(self._changed.set)
+        forget = self._agent.on_change(self._look_again)
         try:
             async with asyncio.TaskGroup() as group:
                 stopped = group.create_task(self._tell_stop(stop))
                 while not stop.is_set():
                     self._changed.clear()
-                    await self._follow(group)
+                    await self._follow(group, stop)
                     self._ready.set()
                     await self._changed.wait()
                 await self._end(list(self._readings))
@@ -65,12 +65,27 @@ class ChannelLives:
             reading.stop.set()
         self._changed.set()
 
-    async def _follow(self, group: asyncio.TaskGroup) -> None:
+    def _look_again(self) -> None:
+        wanted = self._agent.following
+        for name, reading in self._readings.items():
+            if wanted.get(name) != reading.following:
+                # At once, whatever `_follow` waits for: until then it reads what it only hands back.
+                reading.stop.set()
+        self._changed.set()
+
+    async def _follow(self, group: asyncio.TaskGroup, stop: asyncio.Event) -> None:
         """End what is not subscribed to any more, or otherwise; begin what is new."""
         wanted = self._agent.following
         await self._end(
-            [name for name, reading in self._readings.items() if wanted.get(name) != reading.following]
+            [
+                name
+                for name, reading in self._readings.items()
+                if wanted.get(name) != reading.following or reading.stop.is_set()
+            ]
         )
+        if stop.is_set():
+            # Nobody would tell what begins now to stop, and without a broker it would join for ever.
+            return
         begun = [self._begin(group, wanted[name]) for name in wanted if name not in self._readings]
         for reading in begun:
             await reading.life.wait_ready(reading.task)

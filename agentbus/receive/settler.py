@@ -19,6 +19,7 @@ from agentbus.broker.wake import Announcer
 from agentbus.errors import BrokerError, BrokerOutOfMemory, BrokerUnavailable, StaleDelivery
 from agentbus.events import Events
 from agentbus.message.backoff import Backoff
+from agentbus.message.message import Message
 from agentbus.receive.delivery import Delivery, Source
 from agentbus.receive.execution import Execution
 from agentbus.receive.outcome import PROCESSED, Kind, Outcome
@@ -149,7 +150,8 @@ class Settler:
         return list(batches.items())
 
     async def _settle_batch(self, inbox: Place, batch: Mapping[int, list[bytes]]) -> None:
-        await self._until_answered(lambda: inbox.settle(self._consumer, Kind.PROCESSED, batch))
+        with self._execution.spans.settling(inbox.address, lambda: self._messages(inbox, batch)):
+            await self._until_answered(lambda: inbox.settle(self._consumer, Kind.PROCESSED, batch))
         for source in self._sources:
             if source.inbox is inbox and source.index in batch:
                 for entry_id in batch[source.index]:
@@ -157,6 +159,15 @@ class Settler:
                     if delivery is not None and delivery.receipt is not None:
                         delivery.receipt.ended(PROCESSED)
                 self._confirm(len(batch[source.index]))
+
+    def _messages(self, place: Place, batch: Mapping[int, list[bytes]]) -> list[Message]:
+        return [
+            source.held[entry_id].message
+            for source in self._sources
+            if source.inbox is place
+            for entry_id in batch.get(source.index, ())
+            if entry_id in source.held
+        ]
 
     def _start_others(self) -> None:
         while self._others and len(self._sending) < _MOST_AT_ONCE:

@@ -13,8 +13,9 @@ import uuid_utils
 
 from agentbus.errors import InvalidTopic, InvalidValue
 from agentbus.message.codec import check_body_type, encode, encode_body
+from agentbus.message.current import HANDLED
 from agentbus.message.durations import Duration, instant_milliseconds, milliseconds, seconds
-from agentbus.message.message import ENVELOPE_VERSION
+from agentbus.message.message import ENVELOPE_VERSION, Message
 from agentbus.message.policy import Durability, Priority, Retry, check_durability, check_priority
 from agentbus.message.reply_address import ReplyAddress, Wants
 from agentbus.message.topics import Destination, Topic, parse_conversation_topic, parse_topic
@@ -87,11 +88,15 @@ _UNDERSTOOD = frozenset(
         "recipient_mode",
         "timestamp",
         "log_entry",
+        "hops",
         "copy_of",
+        "replay",
     )
 )
 #: Options that make a message need more than its lane in the publish script.
 _SPECIAL = frozenset(("ttl", "delay", "at", "key", "strict"))
+#: Longer names of a pair of agents in a conversation are counted under their digest.
+_LONGEST_PAIR = 200
 #: Priorities that are confirmed when on disk, where the server can tell.
 _CONFIRMED_ON_DISK = 2
 
@@ -158,7 +163,13 @@ def compose(
     limit_bytes: int,
     addressed: Addressing | None = None,
 ) -> Outgoing:
-    """Return the message to send; raises `InvalidValue` naming the first field at fault."""
+    """Return the message to send; raises `InvalidValue` naming the first field at fault.
+
+    Within a handler it continues the conversation of the message that is handled; what ``options`` say wins.
+    """
+    handled = HANDLED.get()
+    if handled is not None:
+        options = _continued(handled[0], options)
     if isinstance(topic, Topic):
         check_body_type(body, topic.body)
         topic = topic.text
@@ -167,6 +178,7 @@ def compose(
         _check_options(options)
     if destination.is_channel:
         _check_channel(destination, options)
+        options = _with_project(destination, options)
     recipient, name = destination.recipient
     message_id = str(uuid_utils.uuid7()) if addressed is None else addressed.message_id
     envelope: dict[str, Any] = {
@@ -187,10 +199,41 @@ def compose(
     lane = check_priority(options.get("priority", "normal"))
     option = _script_option(sender, message_id, options)
     _fill(envelope, options)
+    if handled is not None:
+        option = _guarded(option or {}, handled[0].hops + 1, handled[1] or sender.agent or "", envelope)
     if option is not None and "key" in option:
         option["digest"] = _digest(topic, envelope, options)
     durability = check_durability(options["durability"]) if "durability" in options else None
     return Outgoing(destination, message_id, encode(envelope, limit_bytes), lane, option, durability)
+
+
+def _continued(cause: Message, options: PublishOptions) -> PublishOptions:
+    """Return the options of a message that ``cause`` led to."""
+    inherited: PublishOptions = {
+        "correlation_id": cause.correlation_id or cause.message_id,
+        "causation_id": cause.message_id,
+    }
+    if (session_id := cause.session_id) is not None:
+        inherited["session_id"] = session_id
+    if (project := cause.project) is not None:
+        inherited["project"] = project
+    if trace := cause.trace:
+        inherited["trace"] = trace
+    return {**inherited, **options}
+
+
+def _guarded(option: dict[str, Any], hops: int, agent: str, envelope: dict[str, Any]) -> dict[str, Any]:
+    """Count the hop, and add what the script needs to recognize messages that go round for ever.
+
+    ``agent`` is who handles, not whose name it is sent in: agents of one process may share a bus.
+    """
+    envelope["hops"] = option["hops"] = hops
+    conversation = envelope.get("correlation_id") or envelope["message_id"]
+    pair = f"{agent}/{conversation}"
+    if len(pair) > _LONGEST_PAIR:
+        pair = hashlib.blake2b(pair.encode("utf-8", "replace"), digest_size=16).hexdigest()
+    option["pair"] = pair
+    return option
 
 
 def _check_channel(destination: Destination, options: PublishOptions) -> None:
@@ -214,6 +257,13 @@ def _check_channel(destination: Destination, options: PublishOptions) -> None:
             f"{address} is a channel, where everybody may answer: collect their answers, or ask one, "
             "agent.<name>",
         )
+
+
+def _with_project(destination: Destination, options: PublishOptions) -> PublishOptions:
+    """Say of what is sent on a project's channel whose it is, wherever it goes from there."""
+    if not destination.address.startswith("project.") or "project" in options:
+        return options
+    return {**options, "project": destination.name}
 
 
 def _wants_all(reply_to: str) -> bool:

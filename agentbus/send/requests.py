@@ -21,6 +21,9 @@ from agentbus.send.envelope import AnyTopic, PublishOptions, Sender
 from agentbus.send.publisher import Publisher
 from agentbus.send.replies import ACKNOWLEDGEMENT, FAILURE, PART, REPLY, Replies, Reply
 
+#: Fields of a request that its answer has too.
+_CARRIED_BACK = ("session_id", "project", "trace")
+
 
 class Requests:
     """Asks one, and waits for its answer."""
@@ -146,6 +149,7 @@ class Answering:
                 "timestamp": datetime.now(UTC),
                 "correlation_id": request.correlation_id or request.message_id,
                 "causation_id": request.message_id,
+                **{name: request.envelope[name] for name in _CARRIED_BACK if request.envelope.get(name)},
                 "reply_to": request.reply_to,
                 **({} if mark is None else {"part": mark.to_field()}),
                 "body": encode_body(content, None, None),

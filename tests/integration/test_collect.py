@@ -138,7 +138,7 @@ async def test_an_agent_that_answers_again_counts_once(bus: Bus, readers: Reader
     said = iter(range(10))
     await readers.add("anna", lambda body: next(said), times=3)
     await readers.add("bert", lambda body: ...)
-    answers = await bus.collect("channel.design.objection", "tabs", deadline="300ms", expect=2)
+    answers = await bus.collect("channel.design.objection", "tabs", deadline="1s", expect=2)
     assert [(answer.agent, answer.content) for answer in answers] == [("anna", 0)]
     assert not answers.complete
 

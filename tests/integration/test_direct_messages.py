@@ -169,6 +169,8 @@ async def test_other_peoples_conversations_are_refused(open_bus: OpenBus) -> Non
         lambda: eve.history("dm:bob:ann"),
         lambda: eve.conversation("dm:ann:bob"),
         lambda: eve.trace(sent.message_id, "dm:ann:bob"),
+        lambda: eve.trace_conversation(sent.message_id, "dm:ann:bob"),
+        lambda: eve.replay("dm:ann:bob", to="eve", allow_unknown=True),
         lambda: eve.mark_read("dm:ann:bob"),
         lambda: nobody.history("dm:ann:bob"),
     ]
@@ -178,6 +180,8 @@ async def test_other_peoples_conversations_are_refused(open_bus: OpenBus) -> Non
     assert await eve.conversations() == []
     trace = await eve.trace(sent.message_id)
     assert "dm:ann:bob" not in [place.address for place in trace.places]
+    told = await eve.trace_conversation(sent.message_id)
+    assert "dm:ann:bob" not in [place.address for turn in told.turns for place in turn.places]
     with pytest.raises(NoSuchAddress):
         await eve.conversation("ann")
 
