@@ -39,7 +39,7 @@ from agentbus.message.policy import Retry
 from agentbus.message.reply_address import PartMark, ReplyAddress, Wants
 from agentbus.receive.agent import Agent, CallNext, Middleware
 from agentbus.receive.context import Context, Publish
-from agentbus.receive.delivery import Answer, Delivery
+from agentbus.receive.delivery import Answer, Delivery, ReceiptMark
 from agentbus.receive.handlers import Handler
 from agentbus.receive.outcome import (
     EXPIRED,
@@ -82,6 +82,8 @@ class Surroundings:
     siblings: Callable[[str], int]
     #: The declared policy of an address for a message type.
     policy: Callable[[str, str], Policy]
+    #: What marks the receipts of a delivery; None where nobody keeps any.
+    receipt: Callable[[Delivery], ReceiptMark | None] = lambda _delivery: None
 
 
 class Execution:
@@ -104,6 +106,10 @@ class Execution:
         """Let the threads end; one that is still running a handler ends with it."""
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def keep_receipt(self, delivery: Delivery) -> None:
+        """Let the sender of a message to named agents know that this process has it."""
+        delivery.receipt = self._around.receipt(delivery)
 
     def open(self, delivery: Delivery) -> Outcome | None:
         """Decode and guard: return an outcome when the message is not to be handled."""
@@ -208,7 +214,9 @@ class Execution:
 
     async def _answer(self, delivery: Delivery, outcome: Outcome) -> None:
         """Send an answer; again, for some seconds, when the broker was away for a moment."""
-        failure = None if outcome.kind is Kind.PROCESSED and outcome is not PASSED_BY else outcome
+        # Neither is an answer of the handler's own.
+        special = outcome is PASSED_BY or outcome.acknowledged
+        failure = None if outcome.kind is Kind.PROCESSED and not special else outcome
         backoff, until = Backoff(), time.monotonic() + _ANSWER_WITHIN
         while True:
             try:
@@ -234,6 +242,8 @@ class Execution:
         handler = self._handler(delivery)
         if handler is None:
             return self._without_handler(delivery)
+        if delivery.receipt is not None:
+            delivery.receipt.read()
         try:
             _set_handled((message, self._name))
             if handler.plain and self._direct:
