@@ -43,10 +43,12 @@ class ChannelLives:
                 stopped = group.create_task(self._tell_stop(stop))
                 while not stop.is_set():
                     self._changed.clear()
-                    await self._follow(group, stop)
+                    await self._follow(group)
                     self._ready.set()
                     await self._changed.wait()
-                await self._end(list(self._readings))
+                # What runs comes to its end first.
+                if self._readings:
+                    await asyncio.wait([reading.task for reading in self._readings.values()])
                 stopped.cancel()
         finally:
             forget()
@@ -69,23 +71,21 @@ class ChannelLives:
         wanted = self._agent.following
         for name, reading in self._readings.items():
             if wanted.get(name) != reading.following:
-                # At once, whatever `_follow` waits for: until then it reads what it only hands back.
+                # At once: what is begun after this would overtake what is handed back because its handler
+                # has gone.
                 reading.stop.set()
+                if reading.life.incarnation is not None:
+                    reading.life.incarnation.begin_nothing()
         self._changed.set()
 
-    async def _follow(self, group: asyncio.TaskGroup, stop: asyncio.Event) -> None:
-        """End what is not subscribed to any more, or otherwise; begin what is new."""
+    async def _follow(self, group: asyncio.TaskGroup) -> None:
+        """Begin what is new, and what is to be read otherwise when it has come to its end.
+
+        A handler that is long at one channel holds up neither the end nor the begin of another.
+        """
+        for name in [name for name, reading in self._readings.items() if reading.task.done()]:
+            del self._readings[name]
         wanted = self._agent.following
-        await self._end(
-            [
-                name
-                for name, reading in self._readings.items()
-                if wanted.get(name) != reading.following or reading.stop.is_set()
-            ]
-        )
-        if stop.is_set():
-            # Nobody would tell what begins now to stop, and without a broker it would join for ever.
-            return
         begun = [self._begin(group, wanted[name]) for name in wanted if name not in self._readings]
         for reading in begun:
             await reading.life.wait_ready(reading.task)
@@ -99,15 +99,6 @@ class ChannelLives:
         life, stop = Life(incarnation, self._grounds.events), asyncio.Event()
         name = f"agentbus channel {self._agent.name} {following.address}"
         reading = _Reading(following, life, group.create_task(life.run(stop), name=name), stop)
+        reading.task.add_done_callback(lambda _: self._changed.set())
         self._readings[following.address] = reading
         return reading
-
-    async def _end(self, addresses: list[str]) -> None:
-        """End some readings: what runs there comes to its end first."""
-        readings = [self._readings[address] for address in addresses]
-        for reading in readings:
-            reading.stop.set()
-        if readings:
-            await asyncio.wait([reading.task for reading in readings])
-        for address in addresses:
-            del self._readings[address]

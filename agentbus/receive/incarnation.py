@@ -167,11 +167,17 @@ class Incarnation:
             if self.lost is None:
                 await self._leave()
 
+    def begin_nothing(self) -> None:
+        """Begin no further delivery; what runs goes on."""
+        self.workload.close()
+
     async def _drain(self) -> None:
         patience = seconds(self._agent.settings.drain, "drain")
         assert self._reader is not None
         # From here on this consumer's death is nobody's fault: a deployment must not kill a long task.
         self.lease.phase = "draining"
+        if not self._station.gives_back:
+            self.begin_nothing()
         try:
             async with asyncio.timeout(patience):
                 await self._station.reader.stop(self._reader)
