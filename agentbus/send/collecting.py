@@ -183,7 +183,9 @@ class Collecting:
             problem = content if isinstance(content, dict) else {}
             reason = str(problem.get("reason", "failed"))
             return Answer(agent, None, reason, str(problem.get("detail") or reason), at)
-        if self._question.reply is not None and message.message_type != ACKNOWLEDGEMENT:
+        # A handler that returns nothing has nothing to say: that is an answer of every type.
+        says = content is not None and message.message_type != ACKNOWLEDGEMENT
+        if self._question.reply is not None and says:
             try:
                 content = validate_content(content, self._question.reply)
             except MalformedMessage as error:

@@ -167,6 +167,12 @@ async def test_an_answer_of_another_type_is_that_agents_failure_alone(bus: Bus, 
     assert (found["bert"].failure, found["bert"].content) == ("malformed", None)
 
 
+async def test_nothing_to_say_is_an_answer_of_every_type(bus: Bus, readers: Readers) -> None:
+    await readers.add("anna", lambda body: None)
+    (answer,) = await bus.collect("channel.design.objection", "tabs", deadline="20s", reply=Objection)
+    assert (answer.agent, answer.content, answer.failure) == ("anna", None, None)
+
+
 async def test_where_nobody_subscribes_nobody_is_waited_for(bus: Bus) -> None:
     begun = time.monotonic()
     answers = await bus.collect("channel.design.objection", "tabs", deadline="20s")
