@@ -1,97 +1,31 @@
-"""The bus: what users hold. Wires the rooms; does nothing of its own."""
+"""The bus: what users hold. Its calls are in `agentbus.facade`, by what they are for."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Unpack, cast
 
-from agentbus.bindings.bindings import Binding, list_bindings
-from agentbus.bindings.companion import BindingCompanion
-from agentbus.bindings.forwarding import Forwarder
-from agentbus.bindings.table import BindingTable
-from agentbus.broker.bindings import BindingStore
-from agentbus.broker.carry import Carrier
-from agentbus.broker.connection import Broker, ConnectionSettings
-from agentbus.broker.embedded import EmbeddedSettings, ensure_running
-from agentbus.broker.inspection import InboxView, Trace, inspect_inbox, known_addresses, trace_message
-from agentbus.broker.keys import check_prefix, ticking
-from agentbus.broker.log_watch import LogWatch
-from agentbus.broker.policy_store import PolicyStore
-from agentbus.broker.schedules import ScheduleStore
-from agentbus.broker.server import check_safe
-from agentbus.broker.wake import Announcer, Wake
-from agentbus.channels import Channels
-from agentbus.dead_letters import DeadLetters
-from agentbus.declarations import Declarations
-from agentbus.errors import AgentBusError, ConfigurationError
+from agentbus.broker.keys import check_prefix
 from agentbus.events import Events
-from agentbus.history.archived import LazyArchive
-from agentbus.history.entry import HistoryPage
-from agentbus.history.history import History
-from agentbus.history.query import HistoryFilters
-from agentbus.live.live import EmitOptions, Live
-from agentbus.live.watch import Watch
-from agentbus.message.address_policy import Policy
-from agentbus.message.durations import Duration, milliseconds
-from agentbus.message.message import Message
-from agentbus.message.patterns import parse_pattern
-from agentbus.message.reply_address import PartMark
-from agentbus.message.topics import check_name, parse_address, parse_inbox
-from agentbus.receive.agent import Agent
-from agentbus.receive.grounds import Grounds
-from agentbus.receive.lease import Heart
-from agentbus.receive.life import first_error
-from agentbus.receive.outcome import Outcome
-from agentbus.receive.pulling import PulledDelivery, Puller
-from agentbus.receive.subscriber import Subscriber, until_ready
-from agentbus.receive.workload import SuspectGate
-from agentbus.schedules.schedules import Schedules
-from agentbus.send.collecting import Answers, Collecting, OpenQuestion
-from agentbus.send.envelope import AnyTopic, MessageOptions, Outgoing, PublishOptions, Sender, compose
-from agentbus.send.publisher import Publisher
-from agentbus.send.replies import Replies
-from agentbus.send.requests import Answering, Requests
-from agentbus.send.stored import Stored
-from agentbus.send.streaming import StreamOptions, Streams
+from agentbus.facade.asking import AskingCalls
+from agentbus.facade.declaring import DeclaringCalls
+from agentbus.facade.looking import LookingCalls
+from agentbus.facade.mending import MendingCalls
+from agentbus.facade.rooms import Rooms, open_rooms
+from agentbus.facade.sending import SendingCalls
+from agentbus.facade.serving import ServingCalls
+from agentbus.facade.talking import TalkingCalls
+from agentbus.message.topics import check_name
+from agentbus.receive.pulling import Puller
+from agentbus.send.envelope import Sender
 from agentbus.settings import (
-    EMBEDDED_URL,
     BusSettings,
-    archive_dsn,
     broker_url,
     default_agent,
     default_settings,
-    embedded_home,
-    embedded_server,
 )
-from agentbus.status.reading import last_published, read_status
-from agentbus.status.values import BusStatus
 
 
-@dataclass(frozen=True, slots=True)
-class _Rooms:
-    """What an open bus is made of."""
-
-    broker: Broker
-    publisher: Publisher
-    replies: Replies
-    grounds: Grounds
-    policies: Declarations
-    history: History
-    archive: LazyArchive | None
-    bindings: BindingStore
-    table: BindingTable
-    forwarder: Forwarder
-    live: Live
-
-
-class Bus:
+class Bus(SendingCalls, AskingCalls, TalkingCalls, ServingCalls, LookingCalls, MendingCalls, DeclaringCalls):
     """One process's place on the bus.
 
     ``url`` is ``redis://``, ``rediss://``, ``unix://`` or ``embedded://``; left out, AGENTBUS_URL is used.
@@ -114,12 +48,10 @@ class Bus:
         check_prefix(self.settings.prefix)
         #: What happened that nobody asked for; see `agentbus.events`.
         self.events = Events()
-        self._rooms: _Rooms | None = None
+        self._rooms: Rooms | None = None
         self._pulls: dict[str, Puller] = {}
         #: Those of `pulling` blocks; a loop left with `break` may still be handing back when the bus closes.
         self._pullers: set[Puller] = set()
-
-    # --- life ---
 
     async def __aenter__(self) -> Bus:
         await self.open()
@@ -132,54 +64,10 @@ class Bus:
 
     async def open(self) -> None:
         """Connect and check the server."""
-        if self._rooms is not None:
-            return
-        url = await _resolved(self._url)
-        broker = Broker(self._connection(url, "bus"))
-        try:
-            await check_safe(broker, self.events, self.settings.allow_eviction)
-        except AgentBusError:
-            await broker.close()
-            raise
-        key_window_ms = milliseconds(self.settings.publisher.key_window, "key_window")
-        announcer = Announcer(broker, self.settings.prefix, self.events)
-        carrier = Carrier(broker, self.settings.prefix, key_window_ms, announcer)
-        bindings = BindingStore(broker, self.settings.prefix)
-        table = BindingTable(bindings, self.events)
-        forwarder = Forwarder(broker, self.settings.prefix, table, bindings, carrier)
-        publisher = Publisher(
-            broker,
-            self.settings.prefix,
-            self._sender,
-            self.settings.publisher,
-            self.events,
-            forwarder,
-        )
-        dsn = self.settings.archive or archive_dsn()
-        archive = LazyArchive(dsn, self.settings.prefix) if dsn else None
-        self._rooms = _Rooms(
-            broker,
-            publisher,
-            Replies(broker, self.settings.prefix, self.events),
-            Grounds(
-                broker,
-                self.settings.prefix,
-                Heart(lambda: Broker(self._connection(url, "heart"))),
-                self.events,
-                SuspectGate(),
-                self.settings.retention,
-                key_window_ms,
-                carrier,
-                LogWatch(broker),
-            ),
-            Declarations(PolicyStore(broker, self.settings.prefix)),
-            History(broker, self.settings.prefix, archive),
-            archive,
-            bindings,
-            table,
-            forwarder,
-            Live(broker, self.settings.prefix, self.events, self._composed),
-        )
+        if self._rooms is None:
+            self._rooms = await open_rooms(
+                self._url, self._sender, self.settings, self.events, self._composed
+            )
 
     async def close(self) -> None:
         """Send what is buffered, hand back what was pulled, disconnect."""
@@ -189,403 +77,7 @@ class Bus:
         for puller in (*self._pulls.values(), *self._pullers):
             await puller.close()
         self._pulls.clear()
-        await rooms.live.close()
-        await rooms.replies.close()
-        await rooms.publisher.close()
-        await rooms.grounds.watch.close()
-        await rooms.grounds.heart.stop()
-        if rooms.archive is not None:
-            await rooms.archive.close()
-        await rooms.broker.close()
-
-    def _connection(self, url: str, role: str) -> ConnectionSettings:
-        return ConnectionSettings(
-            url=url,
-            client_name=f"agentbus:{self._sender.agent or 'anonymous'}:{role}",
-            command_timeout=self.settings.command_timeout,
-        )
-
-    @property
-    def rooms(self) -> _Rooms:
-        """The open parts; raises `ConfigurationError` when the bus is not open."""
-        if self._rooms is None:
-            raise ConfigurationError("the bus is not open; write `async with Bus(...) as bus:`")
-        return self._rooms
-
-    @property
-    def publisher(self) -> Publisher:
-        """The way out."""
-        return self.rooms.publisher
-
-    # --- sending ---
-
-    def publish(
-        self, topic: AnyTopic, body: Any, **options: Unpack[PublishOptions]
-    ) -> Coroutine[Any, Any, Stored]:
-        """Send one message; see `Publisher.publish` for the options and errors."""
-        return self.rooms.publisher.publish_as(self._sender, topic, body, options)
-
-    async def publish_many(
-        self, topic: AnyTopic, bodies: Iterable[Any], **options: Unpack[PublishOptions]
-    ) -> list[Stored | Exception]:
-        """Send many messages to one topic; see `Publisher.publish_many`."""
-        return await self.rooms.publisher.publish_many(topic, bodies, **options)
-
-    async def request(
-        self,
-        topic: AnyTopic,
-        body: Any,
-        *,
-        reply: type[Any] | None = None,
-        timeout: Duration = 30.0,
-        **options: Unpack[PublishOptions],
-    ) -> Any:
-        """Ask, and return the content of the answer, as ``reply`` if given.
-
-        Raises `RequestTimeout`, or `RequestFailed` at once when the request was rejected or its handler
-        failed for good.
-        """
-        rooms = self.rooms
-        return await Requests(rooms.publisher, rooms.replies).request(topic, body, reply, timeout, options)
-
-    def stream(
-        self,
-        topic: AnyTopic,
-        body: Any,
-        *,
-        timeout: Duration = 30.0,
-        idle_timeout: Duration | None = None,
-        part: type[Any] | None = None,
-        mark_restarts: bool = False,
-        **options: Unpack[PublishOptions],
-    ) -> AsyncGenerator[Any, None]:
-        """Ask, and yield the parts of the answer as they come, each as ``part`` if given.
-
-        ``timeout`` is for the whole answer, ``idle_timeout`` until the first part and between two. A handler
-        that sends no parts has one: what it returns. When the handler begins anew (a retry, another owner
-        after a death), `StreamRestarted` is raised, or with ``mark_restarts`` a `Restarted` yielded: parts
-        before it are not part of the answer. Raises also `PartsMissing`, and what `request` raises.
-        """
-        how = StreamOptions.of(timeout, idle_timeout, part, mark_restarts)
-        return Streams(self.rooms.publisher, self.rooms.replies).stream(topic, body, how, options)
-
-    def collecting(
-        self,
-        topic: AnyTopic,
-        body: Any,
-        *,
-        deadline: Duration = 30.0,
-        expect: int | None = None,
-        reply: type[Any] | None = None,
-        **options: Unpack[MessageOptions],
-    ) -> Collecting:
-        """Ask everybody who subscribes to a channel; iterate over the answers as they come.
-
-        Ends when all who subscribed at the time of asking have answered (with ``expect``: when so many
-        answers came), or at the deadline. Of each agent the first answer counts. Raises `InvalidTopic`,
-        `InvalidValue`, `RequestTimeout` when the question could not be stored, and what `publish` raises.
-        """
-        rooms = self.rooms
-        question = OpenQuestion.of(topic, body, reply, deadline, expect, options)
-        return Collecting(rooms.broker, self.settings.prefix, rooms.publisher, rooms.replies, question)
-
-    async def collect(
-        self,
-        topic: AnyTopic,
-        body: Any,
-        *,
-        deadline: Duration = 30.0,
-        expect: int | None = None,
-        reply: type[Any] | None = None,
-        **options: Unpack[MessageOptions],
-    ) -> Answers:
-        """Ask everybody who subscribes to a channel, and return all answers; see `collecting`."""
-        asking = self.collecting(topic, body, deadline=deadline, expect=expect, reply=reply, **options)
-        return await asking.all()
-
-    def _composed(self, topic: AnyTopic, body: Any, options: Mapping[str, Any]) -> Outgoing:
-        given = cast("PublishOptions", options)
-        return compose(self._sender, topic, body, given, self.settings.publisher.message_bytes)
-
-    # --- live events and bindings ---
-
-    async def emit(self, topic: AnyTopic, body: Any, **options: Unpack[EmitOptions]) -> int:
-        """Send a live event to whoever watches at this moment; it is stored nowhere, and never repeated.
-
-        Returns how many subscriptions the server passed it to: those whose pattern matches, and some that
-        only nearly match. Raises `InvalidValue` for a bad field, and `BrokerError`.
-        """
-        return await self.rooms.live.emit(topic, body, options)
-
-    def watch(
-        self, pattern: str, *, stored: bool = False, everything: bool = False, buffer: int = 1000
-    ) -> Watch:
-        """Watch live events: ``async for event in bus.watch("agent.*.status")``; see `Watch`.
-
-        ``stored`` shows messages that inboxes and channels store as well; entering it then takes a second,
-        after which every publisher knows. At most ``buffer`` events wait for a slow reader. Raises
-        `InvalidTopic` for what is no pattern; one that matches everything needs ``everything``.
-        """
-        return self.rooms.live.watch(pattern, self.rooms.table.hold if stored else None, everything, buffer)
-
-    async def bindings(self) -> list[Binding]:
-        """Return every durable wildcard, see `Agent.bind`, with its counters."""
-        return await list_bindings(self.rooms.bindings)
-
-    async def unbind(self, agent: str, pattern: str) -> bool:
-        """Remove a binding of an agent, served or not; False when there was none.
-
-        Returns when nothing is copied for it any more, after about a second. An agent that declares it puts
-        it back when it is served again.
-        """
-        text = parse_pattern(pattern, everything=True).text
-        found = await self.rooms.bindings.unbind(check_name(agent, "agent"), text)
-        if found:
-            await self.rooms.table.hold()
-        return found
-
-    # --- policies ---
-
-    async def declare(self, address: str, policy: Policy) -> None:
-        """Declare the policy of an address (``agent.reviewer``) or a topic (``agent.reviewer.task``).
-
-        That of a topic wins over that of its address. Declaring the same again is fine; another one raises
-        `PolicyConflict` and changes nothing. A channel takes durability, limit (of its log), history and
-        archive; what only an inbox, or only a whole address, can honour raises `InvalidValue`.
-        """
-        await self.rooms.policies.declare(address, policy)
-
-    async def redeclare(self, address: str, policy: Policy, *, expected: Policy) -> None:
-        """Replace the policy of an address or a topic, which is known to be ``expected`` now.
-
-        ``Policy()`` stands for none, so that replacing by it withdraws what was declared. Raises
-        `PolicyConflict`, and changes nothing, when another one is stored.
-        """
-        await self.rooms.policies.redeclare(address, policy, expected)
-
-    async def policy(self, address: str) -> Policy:
-        """Return what was declared for an address or a topic itself; every field None when nothing was."""
-        return await self.rooms.policies.of(address)
-
-    async def policies(self) -> dict[str, Policy]:
-        """Return every declared policy by address or topic.
-
-        Raises `InvalidValue` for one that was written by hand and is none.
-        """
-        return await self.rooms.policies.all()
-
-    # --- recurring messages ---
-
-    @property
-    def schedules(self) -> Schedules:
-        """Recurring messages: ``add``, ``list``, ``get``, ``pause``, ``resume``, ``cancel``."""
-        broker, prefix = self.rooms.broker, self.settings.prefix
-
-        return Schedules(
-            ScheduleStore(broker, prefix, self.settings.publisher.address_limit),
-            Wake(broker, ticking(prefix)),
-            self._composed,
-            lambda: known_addresses(broker, prefix),
-            self._sender.agent,
-        )
-
-    # --- serving ---
-
-    async def serve(self, *agents: Agent, handle_signals: bool = True) -> None:
-        """Serve agents until SIGTERM, Ctrl-C or cancellation; all three drain.
-
-        A second signal no longer waits for running handlers.
-        """
-        subscribers = [self._subscriber(agent) for agent in agents]
-        if not subscribers:
-            raise ConfigurationError("serve() needs at least one agent")
-        with _signals(subscribers) if handle_signals else contextlib.nullcontext():
-            await _run_all(subscribers)
-
-    @asynccontextmanager
-    async def serving(self, *agents: Agent) -> AsyncIterator[None]:
-        """Serve agents for the length of a block: inside FastAPI, notebooks and tests."""
-        subscribers = [self._subscriber(agent) for agent in agents]
-        running = asyncio.create_task(_run_all(subscribers), name="agentbus serving")
-        await until_ready(running, subscribers)
-        try:
-            yield
-        finally:
-            for subscriber in subscribers:
-                subscriber.stop()
-            await running
-
-    def _subscriber(self, agent: Agent) -> Subscriber:
-        rooms = self.rooms
-        sender = Sender(agent.name, agent.type)
-        answers = Answering(
-            rooms.broker, self.settings.prefix, self.events, sender, self.settings.publisher.message_bytes
-        )
-
-        async def publish(topic: AnyTopic, body: Any, **options: Unpack[PublishOptions]) -> Stored:
-            return await rooms.publisher.publish_as(sender, topic, body, options)
-
-        async def answer(
-            request: Message, content: Any, failure: Outcome | None, mark: PartMark | None = None
-        ) -> None:
-            problem = None if failure is None else {"reason": failure.reason, "detail": failure.detail}
-            await answers.send(request, content, problem, mark)
-
-        return Subscriber(
-            agent, rooms.grounds, publish, answer, answers.send_part, [self._bindings_of(agent)]
-        )
-
-    def _bindings_of(self, agent: Agent) -> BindingCompanion:
-        rooms, settings = self.rooms, agent.settings
-        return BindingCompanion(
-            agent.name, agent.addresses, settings.copies_to, agent.bindings, rooms.bindings, rooms.table
-        )
-
-    # --- pulling ---
-
-    @asynccontextmanager
-    async def pulling(self, name: str, *, agent: Agent | None = None) -> AsyncIterator[Puller]:
-        """Pull deliveries from an inbox for the length of a block."""
-        puller = Puller(self._subscriber(agent or Agent(name, concurrency=1)), self.events)
-        self._pullers.add(puller)
-        try:
-            await puller.open()
-            yield puller
-        finally:
-            await puller.close()
-            self._pullers.discard(puller)
-
-    async def inbox(self, name: str) -> AsyncIterator[PulledDelivery]:
-        """Iterate over an agent's inbox: ``async for delivery in bus.inbox("reviewer")``.
-
-        Settle each with ``async with delivery:``; leaving the loop hands back what is unsettled.
-        """
-        async with self.pulling(name) as puller, contextlib.aclosing(puller.deliveries()) as deliveries:
-            async for delivery in deliveries:
-                yield delivery
-
-    async def next(self, name: str, *, timeout: Duration | None = None) -> PulledDelivery | None:
-        """Return the next delivery of an agent's inbox; None when none came within ``timeout``.
-
-        The bus keeps serving the inbox until it is closed.
-        """
-        puller = self._pulls.get(name)
-        if puller is None:
-            puller = Puller(self._subscriber(Agent(check_name(name), concurrency=1)), self.events)
-            await puller.open()
-            self._pulls[name] = puller
-        return await puller.next(timeout)
-
-    # --- dead letters ---
-
-    @property
-    def dead_letters(self) -> DeadLetters:
-        """Messages that failed for good: list, retry, edit, resolve and drop them."""
-        limit = self.settings.publisher.message_bytes
-        return DeadLetters(
-            self.rooms.broker,
-            self.settings.prefix,
-            self._sender.agent or "anonymous",
-            lambda topic, body: compose(self._sender, topic, body, {}, limit).text,
-            limit,
-        )
-
-    # --- looking ---
-
-    @property
-    def channels(self) -> Channels:
-        """Who reads a channel, how far, and who has read what: ``subscribers``, ``receipts``, ``forget``."""
-        return Channels(self.rooms.broker, self.settings.prefix)
-
-    async def inspect(self, address: str) -> InboxView:
-        """Return what an inbox holds: waiting, in flight, due, dead, and whether its ledger closes.
-
-        ``address`` is ``agent.<name>`` or the bare name. Waiting messages are counted one by one. A channel
-        raises `InvalidTopic`: nothing waits there.
-        """
-        return await inspect_inbox(self.rooms.broker, self.settings.prefix, parse_inbox(address))
-
-    async def status(self, since: BusStatus | None = None) -> BusStatus:
-        """Return how the whole bus does: every inbox and channel in numbers, the deepest first.
-
-        Rates are those since the status given, or since the last one that a worker published. Nothing is
-        walked through; thousands of addresses take some seconds, in steps that leave the server to others.
-        """
-        broker, prefix = self.rooms.broker, self.settings.prefix
-        return await read_status(broker, prefix, since or await last_published(broker, prefix))
-
-    async def trace(self, message_id: str, address: str | None = None) -> Trace:
-        """Return every place and outcome of one message that is still known.
-
-        Without an address every address in use is searched, which reads all they hold.
-        """
-        broker, prefix = self.rooms.broker, self.settings.prefix
-        searched = [parse_address(address)] if address else await known_addresses(broker, prefix)
-        return await trace_message(broker, prefix, message_id, searched)
-
-    async def history(
-        self,
-        address: str,
-        *,
-        limit: int = 100,
-        cursor: str | None = None,
-        **filters: Unpack[HistoryFilters],
-    ) -> HistoryPage:
-        """Return one page of what became of the messages of an address, newest first.
-
-        What has not ended comes before the newest end. ``page.next`` is the cursor of the next page of the
-        same query; ``page.complete`` and ``page.gaps`` say whether anything is missing, and why. Reads Redis,
-        and the archive when `BusSettings.archive` or AGENTBUS_ARCHIVE names one. See `HistoryFilters` for
-        since, until, type, sender, grep, state, outcome and oldest_first. Raises `NoSuchAddress`, and
-        `InvalidValue` for a filter, limit (1 to 10,000) or cursor.
-        """
-        return await self.rooms.history.page(address, filters, limit, cursor)
+        await rooms.close()
 
     def __repr__(self) -> str:
         return f"<Bus {'open' if self._rooms else 'closed'} as {self._sender.agent or 'anonymous'}>"
-
-
-async def _resolved(url: str) -> str:
-    """Return a URL that can be connected to; ``embedded://`` starts the user's embedded broker."""
-    if not url.startswith("embedded:"):
-        return url
-    if url != EMBEDDED_URL:
-        raise ConfigurationError(f"url: {url!r}: the embedded broker's URL is {EMBEDDED_URL}")
-    home = embedded_home()
-    settings = EmbeddedSettings(folder=Path(home) if home else None, server=embedded_server())
-    return (await ensure_running(settings)).url
-
-
-async def _run_all(subscribers: list[Subscriber]) -> None:
-    """Run subscribers until all have ended; when one fails the others drain and its error is raised."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for subscriber in subscribers:
-                group.create_task(subscriber.run(), name=f"agentbus agent {subscriber.agent.name}")
-    except BaseExceptionGroup as failures:
-        raise first_error(failures) from failures
-
-
-@contextlib.contextmanager
-def _signals(subscribers: list[Subscriber]) -> Iterator[None]:
-    """Let SIGTERM and Ctrl-C stop the subscribers; put back what was there before."""
-    loop = asyncio.get_running_loop()
-    signals = (signal.SIGTERM, signal.SIGINT)
-
-    def stop() -> None:
-        for subscriber in subscribers:
-            subscriber.stop()
-        for number in signals:
-            loop.remove_signal_handler(number)
-
-    added = []
-    for number in signals:
-        # Windows loops and threads other than the main one cannot; there the caller cancels.
-        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-            loop.add_signal_handler(number, stop)
-            added.append(number)
-    try:
-        yield
-    finally:
-        for number in added:
-            loop.remove_signal_handler(number)

@@ -16,6 +16,7 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
 _WHOLE = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d|w))+")
 #: Ten years: anything longer is a unit mistake (milliseconds given as seconds).
 _LONGEST_SECONDS = 10 * 365 * 86400.0
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 def seconds(value: Duration, field: str) -> float:
@@ -67,7 +68,8 @@ def instant_milliseconds(value: datetime | str, field: str) -> int:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else value
         if moment.tzinfo is None:
             raise InvalidValue(field, f"{value!r} has no time zone; write it as 2026-12-31T23:59:59Z")
-        return round(moment.astimezone(UTC).timestamp() * 1000)
+        # Cut, not rounded: servers name the millisecond that a moment lies in, and not the next one.
+        return (moment.astimezone(UTC) - _EPOCH) // timedelta(milliseconds=1)
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
         if isinstance(error, InvalidValue):
             raise

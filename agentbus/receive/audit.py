@@ -74,7 +74,7 @@ class Audit:
             }
             missing = unknown & self._unknown.get(inbox, set())
             self._unknown[inbox] = unknown - missing
-            for index, entry_id in sorted(missing):
+            for index, entry_id in sorted(missing, key=_in_stream):
                 await self._take_in(inbox, sources[index], entry_id)
             # A list that was cut off says nothing about what is not on it.
             taken = unsettled - pending if len(pending) < MOST_LOOKED_AT else set()
@@ -90,7 +90,10 @@ class Audit:
             self._events.emit("vanished", inbox.address, f"entry {entry_id.decode()} was deleted while held")
             await inbox.forget(source.index, entry_id)
             return
-        self._accept(inbox, (entry,))
+        # A parked read whose reply was lost may have taken what was cancelled.
+        left = await inbox.weed(self._consumer, (entry,))
+        if left and entry_id not in source.held:
+            self._accept(inbox, left)
 
     async def _put_back(self, inbox: Place, index: int, entry_id: bytes) -> None:
         if await inbox.restore(self._consumer, index, entry_id):
@@ -99,6 +102,12 @@ class Audit:
                 inbox.address,
                 f"entry {entry_id.decode()} was taken off this consumer's list by somebody's hand; put back",
             )
+
+
+def _in_stream(spot: Spot) -> tuple[int, int, int]:
+    """Entry ids are numbers: as text the tenth of a millisecond would come before the ninth."""
+    time, _, number = spot[1].partition(b"-")
+    return spot[0], int(time), int(number)
 
 
 def _unsettled(sources: dict[int, Source]) -> set[Spot]:

@@ -99,7 +99,7 @@ class LogIntake:
         address = self._subscription.address
         if isinstance(error, GroupMissing):
             if await self._make_cursor():
-                self._events.emit("data_lost", address, "its cursor was deleted; made anew from the start")
+                self._events.emit("data_lost", address, "its cursor was deleted; made anew where it stood")
         elif isinstance(error, BrokerRefused):
             self._events.emit("read_refused", address, str(error))
             await asyncio.sleep(1.0)

@@ -12,6 +12,7 @@ from agentbus.broker.embedded import ServerBinary
 from agentbus.testing import skip_or_fail
 from tests.chaos import report
 from tests.chaos.ambiguous import run_ambiguous
+from tests.chaos.channels import channel_figure_of, run_channels
 from tests.chaos.controls import ForgetfulBus, settle_before_the_work
 from tests.chaos.figure import Figure
 from tests.chaos.fleet import run_fleet
@@ -60,6 +61,15 @@ def test_fifty_thousand_messages_come_through_forty_kills(seed: str, default_ser
 
 
 @pytest.mark.timeout(180)
+def test_the_books_close_although_every_kill_tears_the_servers_file(
+    seed: str, default_server: ServerBinary
+) -> None:
+    result = run_mixed(seed, 6_000, 20, default_server, "everysec", tears=True)
+    accept(*figures_of(result))
+    assert result.kills["broker"] > 0
+
+
+@pytest.mark.timeout(180)
 def test_a_fleet_with_schedules_dead_letters_and_an_archive_comes_through_kills_of_all_of_it(
     seed: str, default_server: ServerBinary, postgres_programs: Path
 ) -> None:
@@ -70,6 +80,19 @@ def test_a_fleet_with_schedules_dead_letters_and_an_archive_comes_through_kills_
     assert result.letters.counts["resolved"] and result.letters.counts["dropped"]
     assert result.ticks.counts["ticks"] > 30
     assert result.archive.counts["compared entry by entry"] > 1_000
+
+
+@pytest.mark.timeout(120)
+def test_channels_lose_nothing_and_keep_their_order_through_kills_and_freezes(
+    seed: str, default_server: ServerBinary
+) -> None:
+    result = run_channels(seed, 800, 8, default_server, "always")
+    accept(channel_figure_of(result))
+    assert result.broken.total() == 8
+    # Each judge had something to judge.
+    counts = result.finding.counts
+    assert counts["first deliveries in order"] > 1_000
+    assert counts["retry after a failure"] > 20 and counts["dead letters"] and counts["missed"]
 
 
 @pytest.mark.timeout(120)
