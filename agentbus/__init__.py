@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from agentbus.bindings.bindings import Binding
     from agentbus.broker.inspection import InboxView, Trace
     from agentbus.bus import Bus
+    from agentbus.cancellation import Cancelled, CancelledPlace
+    from agentbus.conversations.conversation import Conversation, LastMessage
     from agentbus.dead_letters import BulkRetry, DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetters
     from agentbus.errors import (
         AgentBusError,
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
         BrokerOutOfMemory,
         BrokerRefused,
         BrokerUnavailable,
+        CancelRefused,
         ConfigurationError,
         DeadLetterError,
         DeadLetterResolved,
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
         InvalidTopic,
         InvalidValue,
         KeyConflict,
+        LoopDetected,
         MalformedMessage,
         NoBroker,
         NoSuchAddress,
@@ -37,7 +41,9 @@ if TYPE_CHECKING:
         NoSuchCursor,
         NoSuchDeadLetter,
         NoSuchMessage,
+        NoSuchReceipts,
         NoSuchSchedule,
+        NotYourConversation,
         PartsMissing,
         PolicyConflict,
         PublisherClosed,
@@ -45,16 +51,21 @@ if TYPE_CHECKING:
         PublishRefused,
         PublishTimeout,
         QueueFull,
+        ReceiptError,
+        ReceiptTimeout,
         Reject,
         RequestError,
         RequestFailed,
         RequestTimeout,
         StaleDelivery,
         StreamRestarted,
+        UnknownRecipients,
         UnsafeBroker,
         WrongKeyType,
     )
     from agentbus.events import Event, Events
+    from agentbus.fleet.info import AgentInfo, AgentInstance
+    from agentbus.history.conversation import ConversationTrace, Turn
     from agentbus.history.entry import HistoryEntry, HistoryGap, HistoryPage
     from agentbus.history.query import HistoryFilters
     from agentbus.live.gap import WatchGap
@@ -65,10 +76,14 @@ if TYPE_CHECKING:
     from agentbus.message.message import Message
     from agentbus.message.policy import Retry
     from agentbus.message.topics import Topic
+    from agentbus.projects import ProjectDeleted, ProjectRemoval
     from agentbus.receive.agent import Agent, CallNext, Middleware
     from agentbus.receive.context import Context
     from agentbus.receive.delivery import Delivery
     from agentbus.receive.subscriber import Subscriber
+    from agentbus.recipients.receipt import Receipt
+    from agentbus.recipients.sent import Sent, SentTo
+    from agentbus.replay import Replayed, ReplayFilters, ReplayProgress
     from agentbus.schedules.schedule import Schedule
     from agentbus.schedules.schedules import ScheduleOptions
     from agentbus.send.collecting import Answer, Answers, Collecting
@@ -83,23 +98,29 @@ __version__ = "0.1.0"
 
 #: Module to the public names it defines.
 _HOMES = {
+    "agentbus.projects": "ProjectDeleted ProjectRemoval",
+    "agentbus.replay": "ReplayFilters ReplayProgress Replayed",
+    "agentbus.cancellation": "Cancelled CancelledPlace",
     "agentbus.bindings.bindings": "Binding",
     "agentbus.broker.inspection": "InboxView Trace",
     "agentbus.bus": "Bus",
+    "agentbus.conversations.conversation": "Conversation LastMessage",
     "agentbus.dead_letters": "BulkRetry DeadLetter DeadLetterFilter DeadLetterPage DeadLetters",
     "agentbus.errors": (
         "AgentBusError AlreadySettled BodyNotSerializable BodyTooLarge BrokerError "
         "BrokerOutOfMemory BrokerRefused BrokerUnavailable ConfigurationError "
         "DeadLetterError DeadLetterResolved Defer "
         "DeliveryError DurabilityUnavailable GroupMissing InvalidTopic InvalidValue "
-        "KeyConflict MalformedMessage NoBroker NoSuchAddress NoSuchAgent NoSuchCursor NoSuchDeadLetter "
-        "NoSuchMessage NoSuchSchedule "
+        "KeyConflict LoopDetected MalformedMessage NoBroker NoSuchAddress NoSuchAgent NoSuchCursor "
+        "NoSuchDeadLetter NoSuchMessage NoSuchReceipts NoSuchSchedule NotYourConversation "
         "PartsMissing PolicyConflict "
         "PublisherClosed PublishError PublishRefused PublishTimeout QueueFull "
-        "Reject RequestError RequestFailed RequestTimeout StaleDelivery StreamRestarted "
-        "UnsafeBroker WrongKeyType "
+        "ReceiptError ReceiptTimeout Reject RequestError RequestFailed RequestTimeout StaleDelivery "
+        "StreamRestarted UnknownRecipients CancelRefused UnsafeBroker WrongKeyType "
     ),
     "agentbus.events": "Event Events",
+    "agentbus.fleet.info": "AgentInfo AgentInstance",
+    "agentbus.history.conversation": "ConversationTrace Turn",
     "agentbus.history.entry": "HistoryEntry HistoryGap HistoryPage",
     "agentbus.history.query": "HistoryFilters",
     "agentbus.live.gap": "WatchGap",
@@ -114,6 +135,8 @@ _HOMES = {
     "agentbus.receive.context": "Context",
     "agentbus.receive.delivery": "Delivery",
     "agentbus.receive.subscriber": "Subscriber",
+    "agentbus.recipients.receipt": "Receipt",
+    "agentbus.recipients.sent": "Sent SentTo",
     "agentbus.schedules.schedule": "Schedule",
     "agentbus.schedules.schedules": "ScheduleOptions",
     "agentbus.send.collecting": "Answer Answers Collecting",
@@ -144,6 +167,8 @@ __all__ = [
     "AddressStatus",
     "Agent",
     "AgentBusError",
+    "AgentInfo",
+    "AgentInstance",
     "AgentSettings",
     "AlreadySettled",
     "Answer",
@@ -160,10 +185,15 @@ __all__ = [
     "BusSettings",
     "BusStatus",
     "CallNext",
+    "CancelRefused",
+    "Cancelled",
+    "CancelledPlace",
     "ChannelStatus",
     "Collecting",
     "ConfigurationError",
     "Context",
+    "Conversation",
+    "ConversationTrace",
     "DeadLetter",
     "DeadLetterError",
     "DeadLetterFilter",
@@ -186,6 +216,8 @@ __all__ = [
     "InvalidTopic",
     "InvalidValue",
     "KeyConflict",
+    "LastMessage",
+    "LoopDetected",
     "MalformedMessage",
     "Message",
     "Middleware",
@@ -195,10 +227,14 @@ __all__ = [
     "NoSuchCursor",
     "NoSuchDeadLetter",
     "NoSuchMessage",
+    "NoSuchReceipts",
     "NoSuchSchedule",
+    "NotYourConversation",
     "PartsMissing",
     "Policy",
     "PolicyConflict",
+    "ProjectDeleted",
+    "ProjectRemoval",
     "PublishError",
     "PublishOptions",
     "PublishRefused",
@@ -207,8 +243,14 @@ __all__ = [
     "PublisherClosed",
     "PublisherSettings",
     "QueueFull",
+    "Receipt",
+    "ReceiptError",
+    "ReceiptTimeout",
     "RefusedCopy",
     "Reject",
+    "ReplayFilters",
+    "ReplayProgress",
+    "Replayed",
     "RequestError",
     "RequestFailed",
     "RequestTimeout",
@@ -217,12 +259,16 @@ __all__ = [
     "Retry",
     "Schedule",
     "ScheduleOptions",
+    "Sent",
+    "SentTo",
     "StaleDelivery",
     "Stored",
     "StreamRestarted",
     "Subscriber",
     "Topic",
     "Trace",
+    "Turn",
+    "UnknownRecipients",
     "UnsafeBroker",
     "Watch",
     "WatchGap",

@@ -5,7 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,39 +28,62 @@ from agentbus.bindings.table import BindingTable
 from agentbus.broker.bindings import BindingStore
 from agentbus.broker.carry import Carrier
 from agentbus.broker.connection import Broker, ConnectionSettings
+from agentbus.broker.conversations import ConversationStore
 from agentbus.broker.embedded import EmbeddedSettings, ensure_running
 from agentbus.broker.inspection import InboxView, Trace, inspect_inbox, known_addresses, trace_message
+from agentbus.broker.keys import archive as archive_key
 from agentbus.broker.keys import check_prefix, ticking
 from agentbus.broker.log_watch import LogWatch
 from agentbus.broker.policy_store import PolicyStore
+from agentbus.broker.receipts import ReceiptStore
+from agentbus.broker.registry import Description, Registry
 from agentbus.broker.schedules import ScheduleStore
 from agentbus.broker.server import check_safe
+from agentbus.broker.server_clock import jump_told
 from agentbus.broker.wake import Announcer, Wake
+from agentbus.cancellation import Cancellation, Cancelled
 from agentbus.channels import Channels
+from agentbus.conversations.access import check_identity, check_may_read, may_read, own_conversation
+from agentbus.conversations.conversation import Conversation
+from agentbus.conversations.conversations import DIRECT, Conversations
 from agentbus.dead_letters import DeadLetters
 from agentbus.declarations import Declarations
-from agentbus.errors import AgentBusError, ConfigurationError
+from agentbus.errors import AgentBusError, ConfigurationError, InvalidValue
 from agentbus.events import Events
+from agentbus.fleet.directory import Directory
+from agentbus.fleet.info import AgentInfo
+from agentbus.fleet.registration import Registration
 from agentbus.history.archived import LazyArchive
+from agentbus.history.conversation import ConversationTrace, trace_conversation
 from agentbus.history.entry import HistoryPage
 from agentbus.history.history import History
 from agentbus.history.query import HistoryFilters
 from agentbus.live.live import EmitOptions, Live
 from agentbus.live.watch import Watch
 from agentbus.message.address_policy import Policy
+from agentbus.message.current import handling
 from agentbus.message.durations import Duration, milliseconds
 from agentbus.message.message import Message
 from agentbus.message.patterns import parse_pattern
 from agentbus.message.reply_address import PartMark
 from agentbus.message.topics import check_name, parse_address, parse_inbox
+from agentbus.projects import ProjectDeleted, ProjectDeletion, RowEraser
+from agentbus.projects.deletion import AUDIT_TOPIC
 from agentbus.receive.agent import Agent
 from agentbus.receive.grounds import Grounds
 from agentbus.receive.lease import Heart
 from agentbus.receive.life import first_error
-from agentbus.receive.outcome import Outcome
+from agentbus.receive.outcome import ACKNOWLEDGED, Outcome
 from agentbus.receive.pulling import PulledDelivery, Puller
 from agentbus.receive.subscriber import Subscriber, until_ready
 from agentbus.receive.workload import SuspectGate
+from agentbus.recipients.marks import Marks
+from agentbus.recipients.receipt import Receipt
+from agentbus.recipients.receipts import Receipts
+from agentbus.recipients.sending import Sending
+from agentbus.recipients.sent import Sent
+from agentbus.replay import Replay, Replayed, ReplayFilters, ReplayProgress
+from agentbus.replay.plan import new_plan
 from agentbus.schedules.schedules import Schedules
 from agentbus.send.collecting import Answers, Collecting, OpenQuestion
 from agentbus.send.envelope import AnyTopic, MessageOptions, Outgoing, PublishOptions, Sender, compose
@@ -83,6 +115,7 @@ class _Rooms:
     replies: Replies
     grounds: Grounds
     policies: Declarations
+    registry: Registry
     history: History
     archive: LazyArchive | None
     bindings: BindingStore
@@ -164,7 +197,10 @@ class Bus:
             Grounds(
                 broker,
                 self.settings.prefix,
-                Heart(lambda: Broker(self._connection(url, "heart"))),
+                Heart(
+                    lambda: Broker(self._connection(url, "heart")),
+                    lambda jump: self.events.emit("clock_jump", "", jump_told(jump), seconds=jump),
+                ),
                 self.events,
                 SuspectGate(),
                 self.settings.retention,
@@ -173,6 +209,7 @@ class Bus:
                 LogWatch(broker),
             ),
             Declarations(PolicyStore(broker, self.settings.prefix)),
+            Registry(broker, self.settings.prefix),
             History(broker, self.settings.prefix, archive),
             archive,
             bindings,
@@ -230,6 +267,45 @@ class Bus:
     ) -> list[Stored | Exception]:
         """Send many messages to one topic; see `Publisher.publish_many`."""
         return await self.rooms.publisher.publish_many(topic, bodies, **options)
+
+    async def send(
+        self,
+        message_type: str,
+        body: Any,
+        *,
+        to: Sequence[str],
+        channel: str | None = None,
+        allow_unknown: bool = False,
+        **options: Unpack[PublishOptions],
+    ) -> Sent:
+        """Send one message to several agents: one id, a copy in the inbox of each, receipts for all.
+
+        With ``channel`` it is said in that channel: it also stands in its log. Returns when every copy is
+        stored or refused; ``sent.refused`` names those that did not take it. Raises `UnknownRecipients`
+        before anything is sent when a name was never registered, unless ``allow_unknown``; `InvalidValue`
+        for an empty list, a name twice or more than 1,000 names; and what `Publisher.publish` raises when
+        the channel does not take it.
+        """
+        return await self._sending().send(
+            self._sender, message_type, body, to, channel, allow_unknown, options
+        )
+
+    def _sending(self) -> Sending:
+        rooms = self.rooms
+        return Sending(
+            rooms.publisher,
+            ReceiptStore(rooms.broker, self.settings.prefix),
+            Receipts(rooms.broker, self.settings.prefix),
+            Directory(rooms.registry).check_known,
+            self.settings.publisher.message_bytes,
+        )
+
+    async def receipts(self, message_id: str) -> list[Receipt]:
+        """Return how it is with each recipient of a message: stored, delivered, read, processed, refused.
+
+        Receipts are kept for seven days; raises `NoSuchReceipts` for a message that has none.
+        """
+        return await Receipts(self.rooms.broker, self.settings.prefix).status(message_id)
 
     async def request(
         self,
@@ -302,6 +378,62 @@ class Bus:
         """Ask everybody who subscribes to a channel, and return all answers; see `collecting`."""
         asking = self.collecting(topic, body, deadline=deadline, expect=expect, reply=reply, **options)
         return await asking.all()
+
+    # --- direct messages ---
+
+    async def dm(
+        self,
+        to: str,
+        body: Any,
+        *,
+        type: str = DIRECT,
+        allow_unknown: bool = False,
+        **options: Unpack[PublishOptions],
+    ) -> Sent:
+        """Say something to one agent: it stands in the conversation of the two, and in the agent's inbox.
+
+        Returns when both are stored. Raises `UnknownRecipients` when nobody was ever served under that name,
+        unless ``allow_unknown``, `InvalidValue` for a message to oneself, `ConfigurationError` for a bus
+        without an agent name, and what `Publisher.publish` raises.
+        """
+        return await self._conversations().send(to, body, type, allow_unknown, options)
+
+    async def conversations(self) -> list[Conversation]:
+        """Return the conversations of this bus's agent: with whom, unread, last message; newest first."""
+        return await self._conversations().list()
+
+    async def conversation(
+        self,
+        other_or_name: str,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        **filters: Unpack[HistoryFilters],
+    ) -> HistoryPage:
+        """Return one page of a conversation of this bus's agent, newest first; see `history`.
+
+        It is given by the name of the other agent, or its own, ``dm:<a>:<b>``. Raises `NotYourConversation`.
+        """
+        name = own_conversation(check_identity(self._sender.agent), other_or_name)
+        return await self.rooms.history.page(name, filters, limit, cursor)
+
+    async def mark_read(self, conversation_or_message_id: str) -> None:
+        """Mark a conversation (``dm:<a>:<b>``), or one message by its id, as read by this bus's agent.
+
+        A handler that begins, and a pulled message that is settled, do so by themselves. Raises
+        `NotYourConversation`, or `NoSuchReceipts` for a message that it was not sent.
+        """
+        await self._conversations().mark_read(conversation_or_message_id)
+
+    def _conversations(self) -> Conversations:
+        broker, prefix = self.rooms.broker, self.settings.prefix
+        return Conversations(
+            check_identity(self._sender.agent),
+            self._sender,
+            self._sending(),
+            ConversationStore(broker, prefix),
+            ReceiptStore(broker, prefix),
+        )
 
     def _composed(self, topic: AnyTopic, body: Any, options: Mapping[str, Any]) -> Outgoing:
         given = cast("PublishOptions", options)
@@ -381,10 +513,15 @@ class Bus:
         """Recurring messages: ``add``, ``list``, ``get``, ``pause``, ``resume``, ``cancel``."""
         broker, prefix = self.rooms.broker, self.settings.prefix
 
+        def composed(topic: AnyTopic, body: Any, options: Mapping[str, Any]) -> Outgoing:
+            # What recurs has no one cause, even when a handler adds it.
+            with handling(None):
+                return self._composed(topic, body, options)
+
         return Schedules(
             ScheduleStore(broker, prefix, self.settings.publisher.address_limit),
             Wake(broker, ticking(prefix)),
-            self._composed,
+            composed,
             lambda: known_addresses(broker, prefix),
             self._sender.agent,
         )
@@ -415,7 +552,7 @@ class Bus:
                 subscriber.stop()
             await running
 
-    def _subscriber(self, agent: Agent) -> Subscriber:
+    def _subscriber(self, agent: Agent, *, assumed: bool = False) -> Subscriber:
         rooms = self.rooms
         sender = Sender(agent.name, agent.type)
         answers = Answering(
@@ -428,12 +565,18 @@ class Bus:
         async def answer(
             request: Message, content: Any, failure: Outcome | None, mark: PartMark | None = None
         ) -> None:
+            if failure is ACKNOWLEDGED:
+                await answers.acknowledge(request, mark)
+                return
             problem = None if failure is None else {"reason": failure.reason, "detail": failure.detail}
             await answers.send(request, content, problem, mark)
 
-        return Subscriber(
-            agent, rooms.grounds, publish, answer, answers.send_part, [self._bindings_of(agent)]
-        )
+        about = Description(agent.name, agent.type, agent.capabilities, assumed)
+        broker, prefix = rooms.broker, self.settings.prefix
+        marks = Marks(ReceiptStore(broker, prefix), ConversationStore(broker, prefix), self.events)
+        registration = Registration(rooms.registry, about, agent.settings.heartbeat, self.events)
+        companions = (registration, marks, self._bindings_of(agent))
+        return Subscriber(agent, rooms.grounds, publish, answer, answers.send_part, companions, marks.of)
 
     def _bindings_of(self, agent: Agent) -> BindingCompanion:
         rooms, settings = self.rooms, agent.settings
@@ -446,7 +589,9 @@ class Bus:
     @asynccontextmanager
     async def pulling(self, name: str, *, agent: Agent | None = None) -> AsyncIterator[Puller]:
         """Pull deliveries from an inbox for the length of a block."""
-        puller = Puller(self._subscriber(agent or Agent(name, concurrency=1)), self.events)
+        pulled = agent or Agent(name, concurrency=1)
+        # A name alone says nothing of what the agent is; a serving process may have said it.
+        puller = Puller(self._subscriber(pulled, assumed=agent is None), self.events)
         self._pullers.add(puller)
         try:
             await puller.open()
@@ -471,10 +616,43 @@ class Bus:
         """
         puller = self._pulls.get(name)
         if puller is None:
-            puller = Puller(self._subscriber(Agent(check_name(name), concurrency=1)), self.events)
+            pulled = Agent(check_name(name), concurrency=1)
+            puller = Puller(self._subscriber(pulled, assumed=True), self.events)
             await puller.open()
             self._pulls[name] = puller
         return await puller.next(timeout)
+
+    # --- the fleet ---
+
+    async def agents(self, type: str | None = None, capability: str | None = None) -> list[AgentInfo]:
+        """Return every known agent by name, of one type and with one capability if given.
+
+        Known is who was served once and not forgotten since; ``online`` tells whether it is there now.
+        """
+        return await Directory(self.rooms.registry).agents(type, capability)
+
+    async def agent(self, name: str) -> AgentInfo:
+        """Return one agent: type, capabilities, instances; raises `NoSuchAgent` that names close ones."""
+        return await Directory(self.rooms.registry).agent(name)
+
+    # --- cancelling ---
+
+    async def cancel(self, message_id: str, address: str | None = None) -> Cancelled:
+        """Cancel a message that waits or is due: nobody gets it any more, and it ends as ``cancelled``.
+
+        Without an address every inbox in use is searched. One that waits behind others ends when its turn
+        comes; who asked with it is told at once. Raises `CancelRefused` when somebody handles it (with who),
+        or when it is dead or has ended, and `NoSuchMessage`.
+        """
+        rooms = self.rooms
+        limit = self.settings.publisher.message_bytes
+        answers = Answering(rooms.broker, self.settings.prefix, self.events, self._sender, limit)
+
+        async def tell(request: Message) -> None:
+            await answers.send(request, None, {"reason": "cancelled", "detail": "the request was cancelled"})
+
+        by = self._sender.agent or "anonymous"
+        return await Cancellation(rooms.broker, self.settings.prefix, by, tell).cancel(message_id, address)
 
     # --- dead letters ---
 
@@ -482,11 +660,16 @@ class Bus:
     def dead_letters(self) -> DeadLetters:
         """Messages that failed for good: list, retry, edit, resolve and drop them."""
         limit = self.settings.publisher.message_bytes
+
+        def composed(topic: str, body: Any) -> bytes:
+            with handling(None):
+                return compose(self._sender, topic, body, {}, limit).text
+
         return DeadLetters(
             self.rooms.broker,
             self.settings.prefix,
             self._sender.agent or "anonymous",
-            lambda topic, body: compose(self._sender, topic, body, {}, limit).text,
+            composed,
             limit,
         )
 
@@ -517,11 +700,32 @@ class Bus:
     async def trace(self, message_id: str, address: str | None = None) -> Trace:
         """Return every place and outcome of one message that is still known.
 
-        Without an address every address in use is searched, which reads all they hold.
+        Without an address every address in use is searched, which reads all they hold; conversations of
+        other agents are left out, and raise `NotYourConversation` when they are asked for.
         """
         broker, prefix = self.rooms.broker, self.settings.prefix
-        searched = [parse_address(address)] if address else await known_addresses(broker, prefix)
+        searched = await self._searchable(address)
         return await trace_message(broker, prefix, message_id, searched)
+
+    async def _searchable(self, address: str | None) -> list[str]:
+        """Return one address, or all; without the conversations of other agents."""
+        me = self._sender.agent
+        if address is not None:
+            check_may_read(me, parse_address(address))
+            return [parse_address(address)]
+        known = await known_addresses(self.rooms.broker, self.settings.prefix)
+        return [each for each in known if may_read(me, each)]
+
+    async def trace_conversation(self, correlation_id: str, address: str | None = None) -> ConversationTrace:
+        """Return every message of a conversation that is left, each after its cause, with how it ended.
+
+        ``correlation_id`` is also the id of the message that began it. Without an address every address in
+        use is searched, which reads all they hold, and the archive where there is one; ``missing``, ``more``
+        and ``archive`` of the result say what is known to be missing.
+        """
+        broker, prefix = self.rooms.broker, self.settings.prefix
+        searched = await self._searchable(address)
+        return await trace_conversation(broker, prefix, correlation_id, searched, self.rooms.archive)
 
     async def history(
         self,
@@ -536,10 +740,86 @@ class Bus:
         What has not ended comes before the newest end. ``page.next`` is the cursor of the next page of the
         same query; ``page.complete`` and ``page.gaps`` say whether anything is missing, and why. Reads Redis,
         and the archive when `BusSettings.archive` or AGENTBUS_ARCHIVE names one. See `HistoryFilters` for
-        since, until, type, sender, grep, state, outcome and oldest_first. Raises `NoSuchAddress`, and
-        `InvalidValue` for a filter, limit (1 to 10,000) or cursor.
+        since, until, type, sender, correlation_id, grep, state, outcome and oldest_first. Raises
+        `NoSuchAddress`, and `InvalidValue` for a filter, limit (1 to 10,000) or cursor.
         """
+        check_may_read(self._sender.agent, parse_address(address))
         return await self.rooms.history.page(address, filters, limit, cursor)
+
+    async def replay(
+        self,
+        address: str,
+        *,
+        to: str,
+        replay_id: str | None = None,
+        limit: int | None = None,
+        rate: float | None = None,
+        allow_unknown: bool = False,
+        progress: Callable[[ReplayProgress], None] | None = None,
+        **filters: Unpack[ReplayFilters],
+    ) -> Replayed:
+        """Hand what is in the history of an address to an agent, oldest first; see `ReplayFilters`.
+
+        Each message arrives as it was, with `Message.replayed`. Under the same ``replay_id`` an interrupted
+        replay goes on where it was, and doubles nothing within the window of idempotency keys. ``rate`` is
+        messages a second; without one it waits while the inbox holds 1,000 unsettled messages. Raises
+        `NoSuchAddress`, `NoSuchAgent` unless ``allow_unknown``, `NotYourConversation`, and `InvalidValue`.
+        """
+        rooms, prefix = self.rooms, self.settings.prefix
+        check_may_read(self._sender.agent, parse_address(address))
+        plan = new_plan(address, to, replay_id, limit, filters)
+        window = milliseconds(self.settings.publisher.key_window, "key_window")
+        carrier = Carrier(rooms.broker, prefix, window, Announcer(rooms.broker, prefix, self.events))
+        most = self.settings.publisher.address_limit
+        replay = Replay(rooms.broker, prefix, rooms.history, carrier, window, most)
+        return await replay.run(plan, rate=rate, allow_unknown=allow_unknown, tell=progress)
+
+    # --- projects ---
+
+    async def delete_project(
+        self, project: str, *, reason: str, dry_run: bool = False, keep_archive: bool = False
+    ) -> ProjectDeleted:
+        """Delete a project: its channel ``project.<id>`` and every message that belongs to it, everywhere.
+
+        What waits or is due is cancelled first; what somebody handles is left and counted, and goes when the
+        project is deleted again. An entry on ``system.audit`` says who, why and how much, before and after.
+        ``dry_run`` only counts. Raises `InvalidValue`, and `ConfigurationError` where this deployment
+        archives and the archive is not known here, unless ``keep_archive``.
+        """
+        if not reason.strip():
+            raise InvalidValue("reason", "say why the project is deleted; it is kept with the audit entry")
+        rooms, prefix = self.rooms, self.settings.prefix
+        store = ScheduleStore(rooms.broker, prefix, self.settings.publisher.address_limit)
+        by = self._sender.agent or "anonymous"
+        deletion = ProjectDeletion(rooms.broker, prefix, store, project, by, dry_run=dry_run)
+
+        async def note(body: Mapping[str, Any]) -> None:
+            await self.publish(AUDIT_TOPIC, dict(body))
+
+        async with self._rows(keep_archive) as rows:
+            return await deletion.run(reason, rows, note)
+
+    @asynccontextmanager
+    async def _rows(self, keep: bool) -> AsyncIterator[RowEraser | None]:
+        """Open the archive for deleting; None without one, or when it is to be kept."""
+        dsn = self.settings.archive or archive_dsn()
+        if keep or dsn is None:
+            is_on = await self.rooms.broker.execute("HGET", archive_key(self.settings.prefix), "on") == b"1"
+            if is_on and not keep:
+                raise ConfigurationError(
+                    "this deployment archives, and the archive would keep the messages: "
+                    "set AGENTBUS_ARCHIVE, or say that it is to be kept"
+                )
+            yield None
+            return
+        from agentbus.archive.connection import Database
+        from agentbus.archive.eraser import ArchiveEraser
+
+        database = Database(dsn)
+        try:
+            yield ArchiveEraser(database, self.settings.prefix)
+        finally:
+            await database.close()
 
     def __repr__(self) -> str:
         return f"<Bus {'open' if self._rooms else 'closed'} as {self._sender.agent or 'anonymous'}>"

@@ -29,7 +29,9 @@
     │   ├── PublishRefused              the server refused this one message
     │   ├── QueueFull
     │   ├── KeyConflict
-    │   ├── NoSuchAgent
+    │   ├── LoopDetected                a conversation goes round and round
+    │   ├── NoSuchAgent                 nobody has ever served it, or it was forgotten
+    │   │   └── UnknownRecipients       the same for some of several; names close ones
     │   ├── DurabilityUnavailable
     │   └── PublisherClosed
     ├── RequestError
@@ -37,12 +39,17 @@
     │   ├── RequestFailed               the handler ended without an answer
     │   ├── StreamRestarted             the parts so far are not part of the answer
     │   └── PartsMissing                parts of an answer were lost on their way
+    ├── NotYourConversation             a conversation of other agents
+    ├── ReceiptError
+    │   ├── ReceiptTimeout              not everybody came so far in time; names who is missing
+    │   └── NoSuchReceipts              of a message to nobody in particular, or of long ago
     ├── DeadLetterError
     │   └── NoSuchDeadLetter            nothing has this id, or nothing matches
     │       └── DeadLetterResolved      it was retried, resolved or dropped before
-    ├── NoSuchMessage
     ├── NoSuchCursor                    an agent that never subscribed to the channel
     ├── NoSuchSchedule
+    ├── NoSuchMessage                   nothing is known of it (any more)
+    ├── CancelRefused                   somebody handles it, or it has ended
     ├── DeliveryError
     │   ├── StaleDelivery               the lease was lost: somebody else owns the message
     │   └── AlreadySettled
@@ -52,6 +59,11 @@ A class docstring is the class's default message.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 
 class AgentBusError(Exception):
@@ -181,8 +193,34 @@ class KeyConflict(PublishError):
     """The idempotency key was used before with another message."""
 
 
+class LoopDetected(PublishError):
+    """A message was refused because its conversation goes round and round."""
+
+    def __init__(
+        self, message: str | None = None, *, address: str = "", hops: int = 0, correlation_id: str = ""
+    ) -> None:
+        super().__init__(message)
+        #: Where the message was to go.
+        self.address = address
+        #: Handlers in a row that led to it.
+        self.hops = hops
+        #: The conversation.
+        self.correlation_id = correlation_id
+
+
 class NoSuchAgent(PublishError):
     """Nobody has ever served this address."""
+
+
+class UnknownRecipients(NoSuchAgent):
+    """Some recipients were never registered, or were forgotten."""
+
+    def __init__(
+        self, message: str | None = None, *, unknown: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
+        super().__init__(message)
+        #: Each unknown name with the known ones that are close to it.
+        self.unknown = {name: tuple(close) for name, close in (unknown or {}).items()}
 
 
 class DurabilityUnavailable(PublishError):
@@ -228,6 +266,35 @@ class PartsMissing(RequestError):
         self.first, self.last = first, last
 
 
+class NotYourConversation(AgentBusError):
+    """A conversation can be read by its two agents."""
+
+
+class ReceiptError(AgentBusError):
+    """There is something with the receipts of a message."""
+
+
+class ReceiptTimeout(ReceiptError):
+    """Not every recipient came so far in time."""
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        missing: Sequence[str] = (),
+        receipts: Sequence[object] = (),
+    ) -> None:
+        super().__init__(message)
+        #: The agents that did not come so far.
+        self.missing = tuple(missing)
+        #: The `Receipt` of every recipient, as it was at the end.
+        self.receipts = tuple(receipts)
+
+
+class NoSuchReceipts(ReceiptError):
+    """There are no receipts of this message."""
+
+
 class DeadLetterError(AgentBusError):
     """A dead letter cannot be worked on in this way."""
 
@@ -255,6 +322,19 @@ class NoSuchCursor(AgentBusError):
 
 class NoSuchSchedule(AgentBusError):
     """There is no such schedule."""
+
+
+class CancelRefused(AgentBusError):
+    """The message cannot be cancelled any more."""
+
+    def __init__(
+        self, message: str | None = None, *, state: str = "ended", consumer: str | None = None
+    ) -> None:
+        super().__init__(message)
+        #: ``in_flight``, ``dead``, ``logged``, or how it ended.
+        self.state = state
+        #: Who holds it; None unless it is in flight.
+        self.consumer = consumer
 
 
 class DeliveryError(AgentBusError):

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from agentbus.broker import inbox as inbox_module
+from agentbus.broker.cancelling import Cancelling, Spot
 from agentbus.broker.connection import Broker, ConnectionSettings
 from agentbus.broker.inbox import Inbox, RawEntry
+from agentbus.broker.inspection.look import format_id
 from agentbus.broker.keys import SOURCES
 from agentbus.broker.parked_read import park
 from agentbus.errors import BrokerRefused, StaleDelivery
@@ -258,11 +260,55 @@ class InboxMachine(RuleBasedStateMachine):
         if name is None or not self.model.at("waiting"):
             return
         heads = [self.model.waiting(source)[0] for source in range(6) if self.model.waiting(source)]
+        if name not in self.model.alive and any(one.cancelled for one in heads):
+            # Nobody tells a fenced one what was cancelled; what it was handed is taken over from it.
+            return
         taken = self.run(park(self.broker_link(), [self.inbox], name, 1))
+        for message in [one for one in heads if one.cancelled]:
+            self.model.end_cancelled(message)
+            heads.remove(message)
         assert [tag_of(entry) for _, entry in taken] == [one.tag for one in heads]
         for message, (_, entry) in zip(heads, taken, strict=True):
             self.model.take_natively(name, message)
             self.seen[name].append((message, entry))
+
+    @rule(pick=st.integers(0, 5))
+    def parked_read_without_a_reply(self, pick: int) -> None:
+        """The server handed out, and the consumer never heard of it, nor looked for what was cancelled."""
+        name = self.consumer(pick)
+        heads = [self.model.waiting(source)[0] for source in range(6) if self.model.waiting(source)]
+        if name is None or not heads:
+            return
+        streams = {self.inbox.keys.sources[one.source]: ">" for one in heads}
+        self.control.xreadgroup("inbox", name, streams, count=1)
+        for message in heads:
+            self.model.take_natively(name, message)
+
+    @rule(chosen=st.integers(0, 60))
+    def cancel(self, chosen: int) -> None:
+        open_ones = [
+            one
+            for one in self.model.messages.values()
+            if one.place in ("waiting", "held", "due") and not one.cancelled and not one.vanished
+        ]
+        if not open_ones or not self.model.served:
+            return
+        message = open_ones[chosen % len(open_ones)]
+        spot = self.spot_of(message)
+        answers = self.run(Cancelling(self.broker, "model", self.inbox.address).cancel("me", [spot]))
+        assert answers == [self.model.cancel(message)]
+
+    def spot_of(self, message: Message) -> Spot:
+        if message.place != "due":
+            assert message.entry is not None
+            return Spot(SOURCES[message.source], format_id(message.entry), b"")
+        found: Any = self.control.hgetall(self.inbox.keys.delayed)
+        names = [
+            name
+            for name, text in found.items()
+            if b'"tag"' in text and json.loads(text)["tag"] == message.tag
+        ]
+        return Spot("due", names[0].decode(), b"")
 
     def broker_link(self) -> Any:
         if not hasattr(self, "link"):

@@ -49,6 +49,8 @@ class Message:
     #: A consumer held it before it became due: it comes back to `returned`.
     was_held: bool = False
     due_ready: bool = False
+    #: Cancelled while it waited: it ends when its turn comes.
+    cancelled: bool = False
     #: Somebody deleted its entry while it was held.
     vanished: bool = False
 
@@ -108,7 +110,7 @@ class InboxModel:
         return sorted(found, key=lambda one: (one.source, one.entry or (0, 0)))
 
     def unsettled(self) -> int:
-        gone = ("processed", "expired", "discarded", "vanished")
+        gone = ("processed", "expired", "discarded", "cancelled", "vanished")
         ended = sum(self.ledger[name] for name in gone)
         return self.ledger["accepted"] + self.handmade_counted - ended - len(self.at("dead"))
 
@@ -163,7 +165,7 @@ class InboxModel:
 
     def would_fetch(self, most: int, now: int) -> list[str]:
         """The messages that a fetch at this moment hands out."""
-        return [one.tag for one in self.serving_order(now) if not one.expired][:most]
+        return [one.tag for one in self.serving_order(now) if not one.expired and not one.cancelled][:most]
 
     def fetch(self, consumer: str, most: int, now: int) -> list[Message]:
         """Hand out; expired ones met on the way end."""
@@ -171,7 +173,9 @@ class InboxModel:
         for message in self.serving_order(now):
             if len(handed) == most:
                 break
-            if message.expired:
+            if message.cancelled:
+                self.end_cancelled(message)
+            elif message.expired:
                 self._expire(message)
             else:
                 message.place, message.owner = "held", consumer
@@ -185,6 +189,29 @@ class InboxModel:
     def _expire(self, message: Message) -> None:
         message.end("expired")
         self.ledger["expired"] += 1
+
+    # --- cancelling ---
+
+    def cancel(self, message: Message) -> str:
+        """What the script answers; the message must be waiting, held or due."""
+        if message.place == "held":
+            return f"held {message.owner}" if not message.vanished else "gone"
+        if message.place == "due":
+            self.end_cancelled(message)
+            # The window of a key has begun when its message came due; then it stays.
+            if message.key is not None and not message.was_held:
+                del self.keys[message.key[0]]
+            return "cancelled"
+        message.cancelled = True
+        for head in self.waiting(message.source):
+            if not head.cancelled:
+                break
+            self.end_cancelled(head)
+        return "marked" if message.place == "waiting" else "cancelled"
+
+    def end_cancelled(self, message: Message) -> None:
+        message.end("cancelled")
+        self.ledger["cancelled"] += 1
 
     # --- settling ---
 
@@ -267,6 +294,9 @@ class InboxModel:
     def _reclaim_one(self, message: Message, charge: bool, started: bool) -> None:
         if message.vanished:
             self._vanish(message)
+            return
+        if message.cancelled:
+            self.end_cancelled(message)
             return
         if message.expired:
             self._expire(message)

@@ -13,8 +13,8 @@ from agentbus.broker.keys import GROUP, SOURCES, InboxKeys
 from tests.model import EntryId, InboxModel, Message, parse_id
 
 COUNTED = (
-    "accepted", "processed", "expired", "discarded", "vanished", "retried", "deferred", "bounced",
-    "released", "reclaimed",
+    "accepted", "processed", "expired", "discarded", "cancelled", "vanished", "retried", "deferred",
+    "bounced", "released", "reclaimed",
 )  # fmt: skip
 ENDED = ("processed", "expired", "cancelled", "discarded", "resolved", "moved", "vanished")
 

@@ -20,7 +20,7 @@ _ALARM, _ALL_CLEAR = 0.9, 0.8
 #: A letter that a policy retries waits at least this long, in ms, where the policy does not say.
 _RETRY_AFTER_MS = 3_600_000
 #: Reasons that another attempt cannot change.
-_HOPELESS = (b"malformed", b"invalid", b"rejected")
+_HOPELESS = (b"malformed", b"invalid", b"rejected", b"loop")
 _LONGEST_DETAIL = 500
 
 

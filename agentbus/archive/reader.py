@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agentbus.archive.connection import Database
-from agentbus.archive.rows import moment_of
+from agentbus.archive.rows import LONGEST_INDEXED, clean, moment_of
 from agentbus.broker.inspection.kept import Point, Window
 from agentbus.errors import ArchiveTimeout
 
@@ -48,11 +48,13 @@ class ArchiveQuery:
     #: Lower case text in the body. Only the words in it are compared, because jsonb has its own order of keys
     #: and way to write numbers: too many are found, and whoever asks looks at the whole text again.
     contains: str | None = None
+    correlation_id: str | None = None
 
     @property
     def filters(self) -> bool:
         """Whether anything but the window restricts it."""
-        return any(each is not None for each in (self.message_type, self.sender, self.outcome, self.contains))
+        asked = (self.message_type, self.sender, self.outcome, self.contains, self.correlation_id)
+        return any(each is not None for each in asked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,15 @@ class ArchiveReader:
         conditions.add_filters(query)
         return await self._messages(conditions, query.window, limit)
 
+    async def conversation(self, correlation_id: str, limit: int) -> list[ArchivedMessage]:
+        """Return up to ``limit`` messages with a correlation id, and the one with this message id."""
+        sql = (
+            f"SELECT {_COLUMNS} FROM messages WHERE prefix = %s AND (correlation_id = %s OR message_id = %s) "
+            f"ORDER BY {_order(_EVERYTHING)} LIMIT %s"
+        )
+        values = [self._prefix, correlation_id, correlation_id, limit]
+        return [_message(row) for row in await self._rows(sql, values)]
+
     async def edge(self, address: str, *, newest: bool) -> Point | None:
         """Return the point of the newest or the oldest message of an address; None when there is none."""
         found = await self.page(ArchiveQuery(address, Window(None, None, newest)), 1)
@@ -223,6 +234,8 @@ class _Conditions:
             self.add("sender = %s", query.sender)
         if query.outcome is not None:
             self.add("outcome = %s", query.outcome)
+        if query.correlation_id is not None:
+            self.add("correlation_id = %s", clean(query.correlation_id)[:LONGEST_INDEXED])
         if query.contains is not None:
             # What jsonb cannot hold is looked at by whoever asks.
             self.add(

@@ -12,7 +12,7 @@ import orjson
 from agentbus.broker.archiving import Ended
 
 #: Characters of an indexed column: an index takes 2,700 bytes. The envelope has the whole.
-_LONGEST = 500
+LONGEST_INDEXED = 500
 #: PostgreSQL's integers, and the last moment that both it and Python can write.
 _LARGEST_INTEGER = 2**31 - 1
 _LAST_MS = 253_370_764_800_000
@@ -82,7 +82,7 @@ def row_of(ended: Ended, prefix: str) -> Row:
         entry_ms=int(time),
         entry_seq=int(number),
         message_id=_text(envelope, "message_id"),
-        topic=None if message_type is None else f"{ended.address}.{message_type}"[:_LONGEST],
+        topic=None if message_type is None else f"{ended.address}.{message_type}"[:LONGEST_INDEXED],
         type=message_type,
         sender=_text(envelope, "from_agent"),
         sender_type=_text(envelope, "from_type"),
@@ -112,7 +112,7 @@ def _object(text: bytes) -> dict[str, Any]:
 
 def _text(envelope: dict[str, Any], field: str) -> str | None:
     value = envelope.get(field)
-    return clean(value)[:_LONGEST] if isinstance(value, str) else None
+    return clean(value)[:LONGEST_INDEXED] if isinstance(value, str) else None
 
 
 def clean(text: str) -> str:

@@ -38,7 +38,10 @@ class Channel:
         keys = self.keys
         reply = await self._run(
             "append",
-            (keys.producer + producer, keys.ledger, keys.log, keys.keys_even, keys.keys_odd, keys.policy),
+            (
+                keys.producer + producer, keys.ledger, keys.log, keys.keys_even, keys.keys_odd, keys.policy,
+                *((keys.loops_even, keys.loops_odd) if options else ()),
+            ),
             first, *limits, options, *texts,
         )  # fmt: skip
         return batch_answer(reply)
@@ -73,7 +76,7 @@ async def wrong_channel_types(broker: Broker, keys: ChannelKeys) -> list[str]:
     """Return, for people, every key of a channel that holds another type than it should."""
     expected: Mapping[str, str] = {
         keys.log: "stream", keys.ledger: "hash", keys.policy: "hash",
-        keys.keys_even: "hash", keys.keys_odd: "hash",
+        keys.keys_even: "hash", keys.keys_odd: "hash", keys.loops_even: "hash", keys.loops_odd: "hash",
     }  # fmt: skip
     types = await broker.pipeline([("TYPE", key) for key in expected])
     return [

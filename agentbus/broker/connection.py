@@ -154,12 +154,17 @@ class Link:
         except (driver.RedisError, OSError, TimeoutError) as error:
             raise map_error(error, sent) from error
 
-    async def pipeline(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
-        """Send several commands in one write; a command that was refused has its `BrokerError` as reply."""
+    async def pipeline(
+        self, commands: Sequence[tuple[Argument, ...]], timeout: float | None = None
+    ) -> list[Any]:
+        """Send several commands in one write; a command that was refused has its `BrokerError` as reply.
+
+        ``timeout`` is in seconds.
+        """
         replies: list[Any] = []
         await self._drop_if_closed()
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(timeout or self._timeout):
                 await self._send(b"".join([_packed(command) for command in commands]))
                 for _ in commands:
                     try:

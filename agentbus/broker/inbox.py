@@ -142,8 +142,9 @@ class Inbox:
             self.keys.lanes: b"zset", self.keys.due: b"zset", self.keys.delayed: b"hash",
             self.keys.dead: b"stream", self.keys.resolved: b"stream", self.keys.ended: b"stream",
             self.keys.archived: b"hash", self.keys.retention: b"hash", self.keys.alive: b"hash",
-            self.keys.started: b"hash",
+            self.keys.started: b"hash", self.keys.cancelled: b"hash",
             self.keys.outcomes: b"stream", self.keys.ledger: b"hash", self.keys.policy: b"hash",
+            self.keys.loops_even: b"hash", self.keys.loops_odd: b"hash",
             **dict.fromkeys(self.keys.sources, b"stream"),
         }  # fmt: skip
         types = await self._broker.pipeline([("TYPE", key) for key in expected])
@@ -176,6 +177,7 @@ class Inbox:
             (
                 keys.producer + producer, keys.ledger, keys.lanes, keys.due, keys.delayed, keys.dead,
                 keys.keys_even, keys.keys_odd, keys.keys_due, *keys.priority_lanes, keys.policy,
+                *((keys.loops_even, keys.loops_odd) if options else ()),
             ),
             first, lanes, limits[0], limits[1], limits[2], options, keys.nudge, *texts,
         )  # fmt: skip
@@ -223,12 +225,26 @@ class Inbox:
         reply = (b"expired",)
         while reply[0] == b"expired":
             reply = await self._run(
-                "fetch", (keys.alive, keys.ledger, keys.lanes, keys.outcomes, *keys.sources),
+                "fetch",
+                (keys.alive, keys.ledger, keys.lanes, keys.outcomes, *keys.sources, keys.cancelled),
                 consumer, most, most_bytes, link=link,
             )  # fmt: skip
         self._check(reply)
         items = iter(reply[2:])
         return list(map(RawEntry, items, items, items, items))
+
+    async def weed(self, consumer: str, entries: Sequence[RawEntry]) -> list[RawEntry]:
+        """End what was cancelled among entries that a consumer was handed; returns the others.
+
+        Raises `StaleDelivery` when fenced.
+        """
+        keys = self.keys
+        places = [part for entry in entries for part in (entry.source, entry.entry_id)]
+        reply = await self._run(
+            "weed", (keys.alive, keys.ledger, keys.outcomes, keys.cancelled, *keys.sources), consumer, *places
+        )
+        self._check(reply)
+        return [entry for entry, ended in zip(entries, reply, strict=True) if ended == 0]
 
     async def settle(self, consumer: str, outcome: str, entries: Mapping[int, Iterable[bytes]]) -> int:
         """End deliveries; returns how many were still open. Raises `StaleDelivery` when fenced."""
@@ -321,7 +337,7 @@ class Inbox:
             "reclaim",
             (
                 keys.alive, keys.started, keys.ledger, keys.dead, keys.outcomes, *keys.sources,
-                keys.due, keys.delayed, keys.resolved, keys.policy,
+                keys.due, keys.delayed, keys.resolved, keys.policy, keys.cancelled,
             ),
             consumer, seen_beat, RECLAIM_STEP, FATAL_CRASHES, keys.nudge,
         )  # fmt: skip

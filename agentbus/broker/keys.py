@@ -107,6 +107,14 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "trimmed with the lanes",
     ),
     KeyInfo(
+        f"{_ADDRESS}cancelled",
+        "hash",
+        "Messages that were cancelled while they waited: `<source> <entry id>` to who cancelled it. They end "
+        "when their turn comes; `source` is 0 for `returned`, 1 to 5 for the lanes.",
+        "cancel; fetch, weed, reclaim remove",
+        "as long as such a message waits",
+    ),
+    KeyInfo(
         f"{_ADDRESS}schedules",
         "hash",
         "Recurring messages whose target is this address: `<id>` is the definition (JSON: topic, schedule, "
@@ -190,6 +198,13 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "the last 1,000",
     ),
     KeyInfo(
+        f"{_ADDRESS}read",
+        "hash",
+        "Conversations (`dm:<a>:<b>`) only: agent to the entry of the log up to which it has read.",
+        "conversation_read",
+        "as long as the conversation",
+    ),
+    KeyInfo(
         f"{_ADDRESS}cursors",
         "hash",
         "Channel `system.errors` only: address to the last dead letter that was announced.",
@@ -227,6 +242,14 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "window each; bucket `due` holds those of messages not due yet.",
         "publish, append, promote, carry",
         "`0` and `1` expire whole after two windows; `due` with its messages",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}loops:<bucket>",
+        "hash",
+        "How many messages each sender has sent from within handlers in each conversation: "
+        "`<sender>/<correlation id>` to count and begin of its window (ms). Buckets `0` and `1` take turns.",
+        "publish, append",
+        "each expires whole after two windows",
     ),
     KeyInfo(
         f"{_ADDRESS}outcomes",
@@ -273,6 +296,15 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "PX: an hour after the process last renewed it",
     ),
     KeyInfo(
+        "{receipts.<message>}:rows",
+        "hash",
+        "What became of a message to named agents: `recipients` (JSON list), `from`, `channel`, `opened`, "
+        "and per agent `<agent>:stored`, `delivered`, `read`, `processed`, `acknowledged` (ms, server "
+        "clock), `unstored` and `ended` (why), `entry` (`<lane> <entry id>`). The first value of each stays.",
+        "receipt_open before it is sent; receipt_mark",
+        "PX: 7 days",
+    ),
+    KeyInfo(
         "probe",
         "string",
         "Written to find out whether WAITAOF waits for a sync.",
@@ -309,11 +341,40 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "as long as something recurs",
     ),
     KeyInfo(
+        "replay:<id>",
+        "string",
+        "A replay as JSON: what was asked, the cursor of the next page, how many messages it has carried.",
+        "whoever replays",
+        "PX: the window of idempotency keys, since its last page",
+    ),
+    KeyInfo(
         "workers",
         "hash",
         "Worker id to JSON: host, process, roles with lag and last error, and when it was last seen.",
         "worker_beat",
         "a worker that stopped goes at once, one that died after ten minutes",
+    ),
+    KeyInfo(
+        "agents",
+        "zset",
+        "Every known agent by name, scored with the time (ms) at which an instance of it was last seen.",
+        "register, deregister; `agentbus agents forget` removes",
+        "until forgotten",
+    ),
+    KeyInfo(
+        "conversations:<name>",
+        "set",
+        "The conversations (`dm:<a>:<b>`) that an agent has.",
+        "whoever sends a direct message, before it",
+        "for ever",
+    ),
+    KeyInfo(
+        "agent:<name>",
+        "hash",
+        "What an agent is: `type`, `capabilities` (JSON list), `registered_at` (ms), and `instance:<id>` of "
+        "each process that serves it (JSON: host, pid, beat_ms, since, last_seen; ms, server clock).",
+        "register, deregister",
+        "until forgotten; an instance that ends goes at once, one that died after ten missed beats",
     ),
     KeyInfo(
         "bindings",
@@ -376,6 +437,8 @@ class InboxKeys:
     unannounced: str
     resolved: str
     ended: str
+    #: Marks of what was cancelled while it waited.
+    cancelled: str
     schedules: str
     ticks: str
     archived: str
@@ -385,6 +448,8 @@ class InboxKeys:
     keys_even: str
     keys_odd: str
     keys_due: str
+    loops_even: str
+    loops_odd: str
     outcomes: str
     ledger: str
     policy: str
@@ -412,6 +477,7 @@ def inbox_keys(prefix: str, address: str) -> InboxKeys:
         unannounced=root + "unannounced",
         resolved=root + "resolved",
         ended=root + "ended",
+        cancelled=root + "cancelled",
         schedules=root + "schedules",
         ticks=root + "ticks",
         archived=root + "archived",
@@ -421,6 +487,8 @@ def inbox_keys(prefix: str, address: str) -> InboxKeys:
         keys_even=root + "keys:0",
         keys_odd=root + "keys:1",
         keys_due=root + "keys:due",
+        loops_even=root + "loops:0",
+        loops_odd=root + "loops:1",
         outcomes=root + "outcomes",
         ledger=root + "ledger",
         policy=root + "policy",
@@ -439,6 +507,8 @@ class ChannelKeys:
     policy: str
     keys_even: str
     keys_odd: str
+    loops_even: str
+    loops_odd: str
     schedules: str
     ticks: str
     archived: str
@@ -457,6 +527,8 @@ def channel_keys(prefix: str, address: str) -> ChannelKeys:
         policy=root + "policy",
         keys_even=root + "keys:0",
         keys_odd=root + "keys:1",
+        loops_even=root + "loops:0",
+        loops_odd=root + "loops:1",
         schedules=root + "schedules",
         ticks=root + "ticks",
         archived=root + "archived",
@@ -497,6 +569,11 @@ def reply_log(prefix: str, process: str) -> str:
     return f"{prefix}:{{reply.{process}}}:log"
 
 
+def receipts(prefix: str, message_id: str) -> str:
+    """Return the receipts of one message."""
+    return f"{prefix}:{{receipts.{message_id}}}:rows"
+
+
 def addresses(prefix: str) -> str:
     """Return the set of addresses in use."""
     return f"{prefix}:addresses"
@@ -520,6 +597,31 @@ def ticking(prefix: str) -> str:
 def workers(prefix: str) -> str:
     """Return the hash of worker processes."""
     return f"{prefix}:workers"
+
+
+def agents(prefix: str) -> str:
+    """Return the sorted set of known agents."""
+    return f"{prefix}:agents"
+
+
+def agent(prefix: str, name: str) -> str:
+    """Return the record of one agent."""
+    return f"{prefix}:agent:{name}"
+
+
+def conversations(prefix: str, name: str) -> str:
+    """Return the set of conversations of one agent."""
+    return f"{prefix}:conversations:{name}"
+
+
+def read_up_to(prefix: str, conversation: str) -> str:
+    """Return the hash of how far each of two agents has read what they say to each other."""
+    return f"{prefix}:{{{conversation}}}:read"
+
+
+def replay(prefix: str, replay_id: str) -> str:
+    """Return the record of one replay."""
+    return f"{prefix}:replay:{replay_id}"
 
 
 def archive(prefix: str) -> str:

@@ -29,8 +29,9 @@ async def repair_lanes(broker: Broker, prefix: str, address: str) -> list[LaneRe
     """Give each stream of an inbox that takes no more entries a new one with what waits in it."""
     keys = inbox_keys(prefix, address)
     repairs = []
-    for name, stream in zip(SOURCES, keys.sources, strict=True):
-        reply = await run(broker, Call(load("repair"), (stream, f"{stream}:repair"), (MOST_COPIED,)))
+    for source, (name, stream) in enumerate(zip(SOURCES, keys.sources, strict=True)):
+        names = (stream, f"{stream}:repair", keys.cancelled)
+        reply = await run(broker, Call(load("repair"), names, (MOST_COPIED, source)))
         result = reply[0].decode()
         numbers = [int(value) for value in reply[1:]] if result != "unreadable" else []
         repairs.append(LaneRepair(name, result, *numbers))

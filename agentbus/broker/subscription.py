@@ -129,6 +129,10 @@ class Subscription:
             self._seen = entries[-1].entry_id
         return entries
 
+    async def weed(self, consumer: str, entries: Sequence[RawEntry]) -> list[RawEntry]:
+        """Return all of them: a log is everybody's, and nothing in it is cancelled."""
+        return list(entries)
+
     # --- ends ---
 
     async def settle(self, consumer: str, outcome: str, entries: Mapping[int, Iterable[bytes]]) -> int:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from agentbus.bus import Bus
+from agentbus.cli.asking import ask
 from agentbus.cli.dlq_table import Asked
 from agentbus.cli.editing import edited
 from agentbus.cli.output import Output, plural
@@ -88,7 +89,7 @@ async def retry_many(asked: Asked, pace: Pace, *, url: str | None, prefix: str |
     """Retry what matches, and show how far it is."""
     wanted, output = asked.filter(), Output(as_json)
     if not pace.sure:
-        _ask(f"retry dead letters ({wanted})?")
+        ask(f"retry dead letters ({wanted})?", "nothing was retried")
     stop = asyncio.Event()
     async with open_bus(url, prefix) as bus:
         with _stopping(stop):
@@ -98,30 +99,6 @@ async def retry_many(asked: Asked, pace: Pace, *, url: str | None, prefix: str |
     else:
         output.text(_told(done), "green" if done.complete else "yellow")
     return OK if done.complete and not done.refused else FAILURE
-
-
-def _ask(question: str) -> None:
-    if not sys.stdin.isatty():
-        raise Failure("say --yes: there is nobody to ask whether all of these are meant", USAGE)
-    with _signals_at_once():
-        sys.stderr.write(f"{question} [y/N] ")
-        sys.stderr.flush()
-        answer = sys.stdin.readline()
-    if answer.strip().lower() not in ("y", "yes"):
-        raise Failure("nothing was retried")
-
-
-@contextmanager
-def _signals_at_once() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end a blocking read: the loop, which would see to them, does not run."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _Shown:

@@ -15,6 +15,8 @@ from agentbus.message.durations import readable
 _OLDEST = (7, 0)
 #: A round trip above this, in ms, is felt by every request.
 _SLOW_MS = 20.0
+#: The first Valkey seen to cut a torn file before a step that is not whole; no Redis is known to.
+_CUTS_WELL = (9, 1)
 #: Clock differences below this, in ms, are nobody's business.
 _SKEW_MS = 1_000.0
 #: A fork stops the server; beats and publishes wait.
@@ -34,7 +36,13 @@ async def examine_server(broker: Broker, prefix: str, place: str) -> list[Findin
             Finding("server", WARN, f"it does not tell about itself: {error}", advice),
         ]
     findings = [_reach(latency, place), _version(facts), _eviction(facts), _memory(facts)]
-    findings += [_scripts(health), *_persistence(health), _clock(latency), *_clients(health)]
+    findings += [
+        _scripts(health),
+        *_persistence(health),
+        *_torn_file(facts, health),
+        _clock(latency),
+        *_clients(health),
+    ]
     try:
         findings += _durability(await probe(broker, prefix), health)
     except BrokerRefused as error:
@@ -53,10 +61,14 @@ def _reach(latency: Latency, place: str) -> Finding:
 
 def _version(facts: ServerFacts) -> Finding:
     detail = f"{facts.kind} {facts.version}"
-    numbers = tuple(int(part) for part in facts.version.split(".")[:2] if part.isdigit())
+    numbers = _numbers(facts)
     if numbers and numbers < _OLDEST:
         return Finding("version", BAD, detail, "scripts need Redis 7.0 or Valkey 8: upgrade the server")
     return Finding("version", OK_, detail)
+
+
+def _numbers(facts: ServerFacts) -> tuple[int, ...]:
+    return tuple(int(part) for part in facts.version.split(".")[:2] if part.isdigit())
 
 
 def _eviction(facts: ServerFacts) -> Finding:
@@ -120,6 +132,16 @@ def _persistence(health: ServerHealth) -> Iterator[Finding]:
         yield Finding(
             "disk", WARN, f"{health.number('aof_delayed_fsync'):,} writes waited for a slow disk",
             "a faster disk, or one of its own for the append-only file",
+        )  # fmt: skip
+
+
+def _torn_file(facts: ServerFacts, health: ServerHealth) -> Iterator[Finding]:
+    cuts_well = facts.kind == "Valkey" and _numbers(facts) >= _CUTS_WELL
+    if health.information.get("aof_enabled") == "1" and health.loads_torn_file and not cuts_well:
+        yield Finding(
+            "torn file", WARN, "killed in mid-write, it may carry out half a step two starts later",
+            "aof-load-truncated no in its configuration file; where it then refuses to start, "
+            "redis-check-aof --fix on the manifest of its append-only file",
         )  # fmt: skip
 
 

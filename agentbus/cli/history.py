@@ -24,6 +24,9 @@ def history(  # noqa: PLR0913 - each is one option on the command line
         str | None, typer.Option("--type", help="A message type, or task.* for all that begin so.")
     ] = None,
     sender: Annotated[str | None, typer.Option("--from", help="The name of the sending agent.")] = None,
+    correlation: Annotated[
+        str | None, typer.Option("--correlation", help="A conversation: the correlation id.")
+    ] = None,
     grep: Annotated[
         str | None, typer.Option("--grep", help="Text in the body, in upper or lower case.")
     ] = None,
@@ -62,8 +65,8 @@ def history(  # noqa: PLR0913 - each is one option on the command line
     from agentbus.history.query import HistoryFilters
 
     filters = HistoryFilters(
-        since=since, until=until, type=message_type, sender=sender, grep=grep, state=state, outcome=outcome,
-        oldest_first=oldest,
+        since=since, until=until, type=message_type, sender=sender, correlation_id=correlation, grep=grep,
+        state=state, outcome=outcome, oldest_first=oldest,
     )  # fmt: skip
     size = 0 if everything else limit
     run(

@@ -5,14 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from agentbus.broker.connection import Broker
 from agentbus.broker.inspection import Place, Trace, known_addresses, trace_message
 from agentbus.broker.inspection.tracing import Progress
+from agentbus.cli.conversation_table import show_conversation
 from agentbus.cli.output import Output, colour_of, moment, new_table, plural, shown_content
 from agentbus.cli.session import NOT_FOUND, OK, Failure, address_of, open_broker, say, settings_with
+from agentbus.history.archived import LazyArchive, open_archive
+from agentbus.history.conversation import ConversationTrace, trace_conversation
 from agentbus.message.message import Message
+from agentbus.settings import archive_dsn
 
 _COLOURS = {
     "waiting": "cyan", "returned": "magenta", "in_flight": "yellow", "due": "blue", "dead": "red",
@@ -21,26 +26,73 @@ _COLOURS = {
 _LONGEST_CONTENT = 200
 
 
-async def show_trace(
-    message_id: str, address: str | None, *, url: str | None, prefix: str | None, as_json: bool
-) -> int:
-    """Search for a message and show what was found."""
-    space = settings_with(prefix).prefix
+@dataclass(frozen=True, slots=True)
+class TracePlan:
+    """What to look for, and where."""
+
+    id: str
+    address: str | None
+    #: Whether it is a conversation for sure.
+    conversation: bool
+
+
+async def show_trace(plan: TracePlan, *, url: str | None, prefix: str | None, as_json: bool) -> int:
+    """Search for a message, or for a conversation, and show what was found."""
+    settings = settings_with(prefix)
     output = Output(as_json)
-    async with open_broker(url) as broker:
-        searched = [address_of(address)] if address else await known_addresses(broker, space)
-        if address is None:
-            say(f"searching {plural(len(searched), 'address')} for it; --address is quicker")
-        with _progress(len(searched)) as progress:
-            trace = await trace_message(broker, space, message_id, searched, progress)
-    if not trace.found:
-        where = searched[0] if address else plural(len(searched), "address")
-        raise Failure(f"{message_id} was not found in {where}; its history may be trimmed by now", NOT_FOUND)
-    if output.json:
-        output.record(record_of(trace))
-    else:
-        _print(trace, output)
+    dsn = settings.archive or archive_dsn()
+    async with open_broker(url) as broker, open_archive(dsn, settings.prefix) as archive:
+        search = _Search(broker, settings.prefix, archive, await _searched(plan, broker, settings.prefix))
+        trace = None if plan.conversation else await search.message(plan.id)
+        if trace is not None and trace.found:
+            if output.json:
+                output.record(record_of(trace))
+            else:
+                _print(trace, output)
+            return OK
+        conversation = await search.conversation(plan.id)
+    if not conversation.turns:
+        where = search.addresses[0] if plan.address else plural(len(search.addresses), "address")
+        raise Failure(f"{plan.id} was not found in {where}; its history may be trimmed by now", NOT_FOUND)
+    show_conversation(conversation, output)
     return OK
+
+
+async def _searched(plan: TracePlan, broker: Broker, prefix: str) -> list[str]:
+    if plan.address:
+        return [address_of(plan.address)]
+    addresses = await known_addresses(broker, prefix)
+    say(f"searching {plural(len(addresses), 'address')} for it; --address is quicker")
+    return addresses
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """The same addresses, searched for one thing and then perhaps for another."""
+
+    broker: Broker
+    prefix: str
+    archive: LazyArchive | None
+    addresses: list[str]
+
+    async def message(self, message_id: str) -> Trace:
+        with _progress(len(self.addresses)) as progress:
+            return await trace_message(self.broker, self.prefix, message_id, self.addresses, progress)
+
+    async def conversation(self, id: str) -> ConversationTrace:
+        """Return the conversation with this id, or that of the message with this id."""
+        found = await self._conversation(id)
+        if len(found.turns) == 1 and found.turns[0].message.message_id == id:
+            correlation_id = found.turns[0].message.correlation_id
+            if correlation_id is not None and correlation_id != id:
+                return await self._conversation(correlation_id)
+        return found
+
+    async def _conversation(self, correlation_id: str) -> ConversationTrace:
+        with _progress(len(self.addresses)) as progress:
+            return await trace_conversation(
+                self.broker, self.prefix, correlation_id, self.addresses, self.archive, progress
+            )
 
 
 @contextmanager

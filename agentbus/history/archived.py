@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from agentbus.broker.inspection.found import Place
 from agentbus.broker.inspection.kept import Kept, Point, Stretch, Window
+from agentbus.errors import MalformedMessage
 from agentbus.history.query import HistoryQuery
+from agentbus.message.codec import decode
+from agentbus.message.message import Message
 
 if TYPE_CHECKING:
     from agentbus.archive.connection import Database
@@ -35,9 +40,21 @@ class LazyArchive:
         """Return the next messages of a window that match a query."""
         from agentbus.archive.reader import ArchiveQuery
 
-        asked = ArchiveQuery(query.address, window, query.type, query.sender, query.outcome, query.grep)
+        asked = ArchiveQuery(
+            query.address, window, query.type, query.sender, query.outcome, query.grep, query.correlation_id
+        )
         part = await self._reader().part(asked, most)
         return Stretch([_kept(one) for one in part.messages], part.resume)
+
+    async def conversation(self, correlation_id: str, most: int) -> list[tuple[Message, Place]]:
+        """Return the messages of a conversation with how they ended."""
+        rows = await self._reader().conversation(correlation_id, most)
+        found = []
+        for row in rows:
+            # What can be asked for by correlation id is JSON, and may be no message all the same.
+            with contextlib.suppress(MalformedMessage):
+                found.append((decode(row.message), _place(row)))
+        return found
 
     async def close(self) -> None:
         """Disconnect; the next call connects again."""
@@ -64,6 +81,14 @@ async def open_archive(dsn: str | None, prefix: str) -> AsyncIterator[LazyArchiv
     finally:
         if archive is not None:
             await archive.close()
+
+
+def _place(row: ArchivedMessage) -> Place:
+    kept = _kept(row)
+    return Place(
+        row.address, kept.status, kept.stream, kept.entry_id, kept.at_ms, kept.consumer or None, kept.outcome,
+        kept.detail, kept.attempts or 0, kept.state,
+    )  # fmt: skip
 
 
 def _kept(row: ArchivedMessage) -> Kept:

@@ -36,6 +36,8 @@ class HistoryFilters(TypedDict, total=False):
     type: str | None
     #: The name of the sending agent.
     sender: str | None
+    #: The conversation.
+    correlation_id: str | None
     #: Text in the body, in upper or lower case.
     grep: str | None
     #: waiting, in_flight, due, dead or ended.
@@ -55,6 +57,7 @@ class HistoryQuery:
     until_ms: int | None
     type: str | None
     sender: str | None
+    correlation_id: str | None
     #: Lower case.
     grep: str | None
     state: str | None
@@ -71,7 +74,8 @@ class HistoryQuery:
     @property
     def reads_bodies(self) -> bool:
         """Whether the filters look into messages."""
-        return self.type is not None or self.sender is not None or self.grep is not None
+        asked = (self.type, self.sender, self.correlation_id, self.grep)
+        return any(each is not None for each in asked)
 
     @property
     def filters(self) -> bool:
@@ -111,6 +115,8 @@ class HistoryQuery:
             return False
         if self.sender is not None and message.from_agent != self.sender:
             return False
+        if self.correlation_id is not None and message.correlation_id != self.correlation_id:
+            return False
         return self.grep is None or self.grep in _text_of(message)
 
 
@@ -134,6 +140,7 @@ def new_query(address: str, filters: HistoryFilters) -> HistoryQuery:
         until_ms=until_ms,
         type=_type_pattern(filters.get("type")),
         sender=_sender(filters.get("sender")),
+        correlation_id=_correlation(filters.get("correlation_id")),
         grep=grep.lower() if grep else None,
         state=state,
         outcome=outcome,
@@ -160,6 +167,12 @@ def _type_pattern(pattern: str | None) -> str | None:
 
 def _sender(sender: str | None) -> str | None:
     return None if sender is None else check_name(sender.removeprefix("agent."), "sender")
+
+
+def _correlation(correlation_id: str | None) -> str | None:
+    if correlation_id is not None and not (isinstance(correlation_id, str) and correlation_id):
+        raise InvalidValue("correlation_id", f"{correlation_id!r} is none; give that of a message")
+    return correlation_id
 
 
 def _one_of(value: str | None, field: str, known: tuple[str, ...]) -> str | None:

@@ -23,15 +23,45 @@ Outcome = Literal["processed", "expired", "cancelled", "discarded", "resolved", 
 
 #: Those that are durations.
 DURATIONS = frozenset(
-    ("retry_delay", "acknowledgement_timeout", "ttl", "history_age", "dead_age", "dead_retry_delay")
+    (
+        "retry_delay",
+        "acknowledgement_timeout",
+        "ttl",
+        "history_age",
+        "dead_age",
+        "dead_retry_delay",
+        "loop_window",
+    )
 )
 _NUMBERS = frozenset(
-    ("max_retries", "limit", "history_messages", "history_bytes", "dead_limit", "dead_retries")
+    (
+        "max_retries",
+        "limit",
+        "history_messages",
+        "history_bytes",
+        "dead_limit",
+        "dead_retries",
+        "max_hops",
+        "loop_messages",
+    )
 )
 #: What a log can honour: `limit` is the most messages it may hold.
 _FOR_CHANNELS = frozenset(
-    ("durability", "limit", "history_messages", "history_age", "history_bytes", "archive")
+    (
+        "durability",
+        "limit",
+        "history_messages",
+        "history_age",
+        "history_bytes",
+        "archive",
+        "max_hops",
+        "loop_messages",
+        "loop_window",
+    )
 )
+#: Where a policy says nothing: handlers in a row that may lead to a message; messages that one sender may
+#: send to one address from within handlers in one conversation, and the time in which (ms).
+LOOP_LIMITS = (64, 20, 60_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +98,12 @@ class Policy:
     #: How often dead letters are retried by themselves, and how long after they died; 0 = never.
     dead_retries: int | None = None
     dead_retry_delay: Duration | None = None
+    #: Handlers in a row that may lead to a message that comes here; 0 = any number.
+    max_hops: int | None = None
+    #: Messages that one sender may send here from within handlers in one conversation and ``loop_window``;
+    #: 0 = any number. All types of message are counted together.
+    loop_messages: int | None = None
+    loop_window: Duration | None = None
 
     def __post_init__(self) -> None:
         if self.durability is not None:
@@ -155,7 +191,7 @@ FIELDS: tuple[str, ...] = tuple(each.name for each in fields(Policy))
 #: Those that can be declared for one message type. The others count or keep what a whole address holds.
 TOPIC_FIELDS = (
     "durability", "acknowledgement", "max_retries", "retry_delay", "when_exhausted",
-    "acknowledgement_timeout", "ttl",
+    "acknowledgement_timeout", "ttl", "max_hops", "loop_messages",
 )  # fmt: skip
 NO_POLICY = Policy()
 

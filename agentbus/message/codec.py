@@ -26,7 +26,7 @@ _TEXT = frozenset((
 _PLAIN = frozenset((dict, list, str, int, float, bool, type(None)))
 _OPTIONAL_OBJECTS = frozenset(("delivery", "trace"))
 #: Fields that text alone does not make right.
-_NOT_TEXT = _OPTIONAL_OBJECTS | {"version", "priority", "body"}
+_NOT_TEXT = _OPTIONAL_OBJECTS | {"version", "priority", "body", "hops"}
 
 
 def encode_body(content: Any, context: Mapping[str, Any] | None, metadata: Mapping[str, Any] | None) -> Any:
@@ -132,18 +132,29 @@ def _check_field(field: str, value: Any) -> None:
     if value is None:
         return
     if field == "version":
-        if value != ENVELOPE_VERSION:
-            raise MalformedMessage("version", f"{value!r} is unknown; this agentbus reads {ENVELOPE_VERSION}")
+        _check_version(value)
     elif field == "priority":
         if type(value) is not str or value not in PRIORITY_INDEX:
             raise MalformedMessage("priority", f"{value!r} is not a priority")
     elif field == "body":
         _check_body(value)
+    elif field == "hops":
+        _check_hops(value)
     elif field in _OPTIONAL_OBJECTS:
         if type(value) is not dict:
             raise MalformedMessage(field, f"must be an object, not {value!r}")
     elif field in _TEXT and type(value) is not str:
         raise MalformedMessage(field, f"must be text, not {value!r}")
+
+
+def _check_version(version: Any) -> None:
+    if version != ENVELOPE_VERSION:
+        raise MalformedMessage("version", f"{version!r} is unknown; this agentbus reads {ENVELOPE_VERSION}")
+
+
+def _check_hops(hops: Any) -> None:
+    if type(hops) is not int or hops < 0:
+        raise MalformedMessage("hops", f"must be a whole number of 0 or more, not {hops!r}")
 
 
 def _check_body(body: Any) -> None:

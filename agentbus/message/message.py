@@ -138,6 +138,12 @@ class Message:
         return self._envelope.get("project")
 
     @property
+    def replayed(self) -> Mapping[str, str] | None:
+        """Of a replayed message: ``id`` of the replay, ``of`` (its topic then), ``at``; else None."""
+        marker = self._envelope.get("replay")
+        return marker if isinstance(marker, dict) else None
+
+    @property
     def reply_to(self) -> str | None:
         """The address that waits for an answer, if any."""
         return self._envelope.get("reply_to")
@@ -146,6 +152,11 @@ class Message:
     def copy_of(self) -> str | None:
         """The topic of which this is a copy, made for a binding; None for the message itself."""
         return self._envelope.get("copy_of")
+
+    @property
+    def hops(self) -> int:
+        """How many handlers in a row led to it: 0 for one that was sent outside of a handler."""
+        return self._envelope.get("hops") or 0
 
     @property
     def trace(self) -> Mapping[str, str]:

@@ -38,8 +38,8 @@ class Agent:
     """A participant on the bus: what it is called and what it does with which message.
 
     ``pools`` are further names whose work it shares with other agents; so are ``capabilities``, which say
-    what it can do: ``capability.<name>``. ``concurrency`` is the number of handlers that run at one time.
-    Middleware goes around every handler, outermost first.
+    what it can do: ``capability.<name>``, and by which others find it in the registry. ``concurrency`` is
+    the number of handlers that run at one time. Middleware goes around every handler, outermost first.
     """
 
     def __init__(
@@ -177,6 +177,10 @@ class Agent:
     def handler_for(self, message_type: str) -> Handler | None:
         """Return the handler of a message type of the inbox, the catch-all, or None."""
         return self._handlers.get(message_type) or self._handlers.get(ANY_TYPE)
+
+    def reads(self, address: str) -> bool:
+        """Return whether it has subscribed to a channel, or to some of its topics."""
+        return address in self._channels
 
     def channel_handler(self, address: str, message_type: str) -> Handler | None:
         """Return the handler of a channel's topic, the one for the whole channel, or None."""

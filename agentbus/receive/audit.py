@@ -90,7 +90,10 @@ class Audit:
             self._events.emit("vanished", inbox.address, f"entry {entry_id.decode()} was deleted while held")
             await inbox.forget(source.index, entry_id)
             return
-        self._accept(inbox, (entry,))
+        # A parked read whose reply was lost may have taken what was cancelled.
+        left = await inbox.weed(self._consumer, (entry,))
+        if left and entry_id not in source.held:
+            self._accept(inbox, left)
 
     async def _put_back(self, inbox: Place, index: int, entry_id: bytes) -> None:
         if await inbox.restore(self._consumer, index, entry_id):

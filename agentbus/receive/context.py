@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from agentbus.broker.subscription import Gap
+from agentbus.message.current import handling
 from agentbus.message.message import Message
 from agentbus.receive.delivery import Delivery
 
@@ -83,18 +84,20 @@ class Context:
         self._timed_out = True
 
     async def publish(self, topic: Any, body: Any, **options: Any) -> Any:
-        """Send a message caused by this one: same conversation, unless ``correlation_id`` says otherwise."""
-        options.setdefault("causation_id", self.message.message_id)
-        options.setdefault("correlation_id", self.message.correlation_id or self.message.message_id)
-        for name in ("session_id", "project"):
-            value = getattr(self.message, name)
-            if value is not None:
-                options.setdefault(name, value)
-        return await self._publish(topic, body, **options)
+        """Send a message in the agent's name, caused by this one: same conversation, unless options say so.
+
+        `Bus.publish` inside a handler continues the conversation as well; this does it from anywhere.
+        """
+        with handling(self.message):
+            return await self._publish(topic, body, **options)
 
     async def reply(self, body: Any) -> None:
         """Answer whoever asked, now; what the handler returns is then not sent again."""
         await self._reply(self.message, body)
+
+    async def acknowledge(self) -> None:
+        """End the message as read, with no reply needed; what the handler does later changes nothing."""
+        await self.delivery.acknowledge()
 
     async def send_part(self, part: Any) -> bool:
         """Send a part of the answer, now, to an asker that reads it in parts (`Bus.stream`).

@@ -13,23 +13,33 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentbus.broker.inbox import FATAL_CRASHES
-from agentbus.errors import BrokerError, BrokerUnavailable, Defer, InvalidValue, MalformedMessage, Reject
-from agentbus.message.address_policy import Policy
+from agentbus.errors import (
+    BrokerError,
+    BrokerUnavailable,
+    Defer,
+    InvalidValue,
+    LoopDetected,
+    MalformedMessage,
+    Reject,
+)
+from agentbus.message.address_policy import LOOP_LIMITS, Policy
 from agentbus.message.backoff import Backoff
 from agentbus.message.codec import decode
+from agentbus.message.current import HANDLED
 from agentbus.message.durations import milliseconds
 from agentbus.message.message import Message
 from agentbus.message.policy import Retry
 from agentbus.message.reply_address import PartMark, ReplyAddress, Wants
 from agentbus.receive.agent import Agent, CallNext, Middleware
 from agentbus.receive.context import Context, Publish
-from agentbus.receive.delivery import Answer, Delivery
+from agentbus.receive.delivery import Answer, Delivery, ReceiptMark
 from agentbus.receive.handlers import Handler
 from agentbus.receive.outcome import (
     EXPIRED,
@@ -42,8 +52,15 @@ from agentbus.receive.outcome import (
     storable,
 )
 from agentbus.receive.parts import Parts, SendPart
+from agentbus.receive.spans import DeliverySpans
+from agentbus.tracing.spans import note_failure
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 _logger = logging.getLogger("agentbus")
+#: Bound once: it runs twice for each message.
+_set_handled = HANDLED.set
 #: A type without a handler is handed back this often while others serve the address …
 MOST_BOUNCES = 2
 #: … each time after this.
@@ -65,6 +82,8 @@ class Surroundings:
     siblings: Callable[[str], int]
     #: The declared policy of an address for a message type.
     policy: Callable[[str, str], Policy]
+    #: What marks the receipts of a delivery; None where nobody keeps any.
+    receipt: Callable[[Delivery], ReceiptMark | None] = lambda _delivery: None
 
 
 class Execution:
@@ -72,8 +91,11 @@ class Execution:
 
     def __init__(self, agent: Agent, around: Surroundings) -> None:
         self._agent = agent
+        self._name = agent.name
         self._around = around
         self._threads: ThreadPoolExecutor | None = None
+        #: Opens the spans of what this agent handles.
+        self.spans = DeliverySpans(agent.name)
         #: Nothing goes around the handlers.
         self._direct = not agent.middleware
         self._call: Callable[[Delivery], Awaitable[Any]] = self._innermost
@@ -84,6 +106,10 @@ class Execution:
         """Let the threads end; one that is still running a handler ends with it."""
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def keep_receipt(self, delivery: Delivery) -> None:
+        """Let the sender of a message to named agents know that this process has it."""
+        delivery.receipt = self._around.receipt(delivery)
 
     def open(self, delivery: Delivery) -> Outcome | None:
         """Decode and guard: return an outcome when the message is not to be handled."""
@@ -98,11 +124,25 @@ class Execution:
             return Outcome(Kind.DEAD, reason="malformed", detail=str(error))
         if delivery.source.is_channel:
             return self._open_from_channel(delivery)
+        if "hops" in delivery.message.envelope and (came_round := self._came_round(delivery)):
+            return came_round
         if delivery.state:
             expires = delivery.state.get("expires")
             if isinstance(expires, (int, float)) and expires <= self._around.server_ms():
                 return EXPIRED
         return None
+
+    def _came_round(self, delivery: Delivery) -> Outcome | None:
+        """Publishing refuses it before; this is for what came by another door, by hand for example."""
+        if delivery.message.channel is not None:
+            # By way of a channel, whose own limit it was measured by.
+            return None
+        hops = delivery.message.hops
+        policy = self._around.policy(delivery.address, delivery.message.message_type)
+        most = LOOP_LIMITS[0] if policy.max_hops is None else policy.max_hops
+        if not most or hops <= most:
+            return None
+        return Outcome(Kind.DEAD, reason="loop", detail=f"{hops} handlers in a row led to it; {most} may")
 
     def _open_from_channel(self, delivery: Delivery) -> Outcome | None:
         """Pass by what is not for this agent; guard against what expired and what kills its owners.
@@ -114,9 +154,8 @@ class Execution:
         if handler is None and delivery.address not in self._agent.following:
             # Unsubscribed a moment ago: whoever subscribes again goes on with this one.
             return RELEASED
-        own = message.from_agent == self._agent.name
         # With recipients it stands here for the record: those who are named have it in their inboxes.
-        if message.recipients or (own and not (handler and handler.include_own)):
+        if message.recipients or self._is_own(message, handler):
             # Not asked here, so nobody waits for an answer.
             delivery.answered = True
             return PROCESSED
@@ -136,9 +175,15 @@ class Execution:
             return self._agent.channel_handler(delivery.address, message.message_type)
         if message.channel is not None and not message.recipients:
             found = self._agent.channel_handler(message.channel, message.message_type)
+            if message.replayed is not None and self._agent.reads(message.channel):
+                return None if found is None or self._is_own(message, found) else found
             if found is not None:
                 return found
         return self._agent.handler_for(message.message_type)
+
+    def _is_own(self, message: Message, handler: Handler | None) -> bool:
+        """Return whether it is the agent's own, and its handler has not asked for those."""
+        return message.from_agent == self._agent.name and not (handler and handler.include_own)
 
     async def run(self, delivery: Delivery) -> Outcome:
         """Return how the delivery ended; never raises, except when the delivery was revoked."""
@@ -146,7 +191,10 @@ class Execution:
         if outcome is None:
             if (delivery.source.at_most_once or delivery.message.delivery) and self.at_most_once(delivery):
                 return await self._handle_once(delivery)
-            outcome = await self._handle(delivery)
+            if self.spans.collected:
+                outcome = await self._handle_traced(delivery)
+            else:
+                outcome = await self._handle(delivery)
         # The handler may have settled by itself, and answered with it.
         if delivery.outcome is not None:
             return delivery.outcome
@@ -166,7 +214,9 @@ class Execution:
 
     async def _answer(self, delivery: Delivery, outcome: Outcome) -> None:
         """Send an answer; again, for some seconds, when the broker was away for a moment."""
-        failure = None if outcome.kind is Kind.PROCESSED and outcome is not PASSED_BY else outcome
+        # Neither is an answer of the handler's own.
+        special = outcome is PASSED_BY or outcome.acknowledged
+        failure = None if outcome.kind is Kind.PROCESSED and not special else outcome
         backoff, until = Backoff(), time.monotonic() + _ANSWER_WITHIN
         while True:
             try:
@@ -180,13 +230,24 @@ class Execution:
                 delivery.answered = True
                 return
 
-    async def _handle(self, delivery: Delivery) -> Outcome:
+    async def _handle_traced(self, delivery: Delivery) -> Outcome:
+        with self.spans.of(delivery) or nullcontext() as span:
+            outcome = await self._handle(delivery, span)
+            if span is not None and outcome.reason == "no_handler":
+                note_failure(span, None, outcome.reason, outcome.detail)
+            return outcome
+
+    async def _handle(self, delivery: Delivery, span: Span | None = None) -> Outcome:
+        message = delivery.message
         handler = self._handler(delivery)
         if handler is None:
             return self._without_handler(delivery)
+        if delivery.receipt is not None:
+            delivery.receipt.read()
         try:
+            _set_handled((message, self._name))
             if handler.plain and self._direct:
-                result = await handler.function(delivery.message.content)
+                result = await handler.function(message.content)
             else:
                 result = await self._call(delivery)
         except asyncio.CancelledError:
@@ -196,16 +257,20 @@ class Execution:
             # Not this runner was cancelled but something the handler awaited. Passed on, it would end the
             # runner without a word, and after a few of these nobody would run anything.
             return self.failed(delivery, RuntimeError("something that the handler awaited was cancelled"))
-        except MalformedMessage as error:
-            return Outcome(Kind.DEAD, reason="invalid", detail=str(error))
         except Exception as error:
+            if span is not None and not isinstance(error, Defer):
+                note_failure(span, error, "failed", storable(error))
+            if isinstance(error, MalformedMessage):
+                return Outcome(Kind.DEAD, reason="invalid", detail=str(error))
             return self.failed(delivery, error)
+        finally:
+            _set_handled(None)
         return PROCESSED if result is None else Outcome(Kind.PROCESSED, reply=result)
 
     async def _handle_once(self, delivery: Delivery) -> Outcome:
         """Settle first, handle then: a crash or a failure loses the message, and it never runs twice."""
         await delivery.settle_first()
-        outcome = await self._handle(delivery)
+        outcome = await self._handle_traced(delivery)
         if outcome.kind is not Kind.PROCESSED:
             _logger.warning(
                 "%s was handled without acknowledgement and failed: %s %s",
@@ -218,6 +283,10 @@ class Execution:
     def _without_handler(self, delivery: Delivery) -> Outcome:
         """Another instance, or a newer version, may have the handler: hand it back before giving up."""
         message_type = delivery.message.message_type
+        channel = delivery.message.channel
+        if delivery.message.replayed is not None and channel is not None and self._agent.reads(channel):
+            # Of a channel that is replayed an agent gets what it would have read there.
+            return PROCESSED
         bounces = int(delivery.state.get("bounces", 0))
         detail = f"agent {self._agent.name} has no handler for {message_type!r}"
         if bounces < MOST_BOUNCES and self._around.siblings(delivery.address) > 1:
@@ -231,6 +300,9 @@ class Execution:
         if isinstance(error, Reject):
             most = self._retry_policy(delivery).max_retries
             return Outcome(Kind.DEAD, reason="rejected", detail=storable(error.reason), max_retries=most)
+        if isinstance(error, LoopDetected):
+            # Another attempt would send the same again.
+            return Outcome(Kind.DEAD, reason="loop", detail=storable(error))
         if isinstance(error, Defer):
             try:
                 return Outcome(Kind.DEFERRED, milliseconds(error.delay, "delay"), "deferred")  # type: ignore[arg-type]

@@ -47,6 +47,8 @@ _BREATHE_AFTER = 32
 #: that cannot do the work would be the fastest at taking it, three times, and bury what a sibling could do.
 _STEP_BACK = 0.1
 _ADDRESS_INTERVAL = 60.0
+#: Whatever may be a message to named agents has this; looked for before anything is decoded.
+NAMED = b'"recipients":['
 _START_CHECK = 0.25
 
 
@@ -216,6 +218,8 @@ class Incarnation:
                 # in work here, and its settlement will end it.
                 continue
             delivery = Delivery(source, entry, now, self.settler)
+            if NAMED in entry.message:
+                self._execution.keep_receipt(delivery)
             source.held[entry.entry_id] = delivery
             deliveries.append(delivery)
         self.workload.add(deliveries)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from agentbus.broker.connection import Link
@@ -28,6 +28,9 @@ class Place(Protocol):
         self, consumer: str, most: int, most_bytes: int, link: Link | None = None
     ) -> list[RawEntry]:
         """Take messages in serving order; raises `StaleDelivery` when fenced."""
+
+    async def weed(self, consumer: str, entries: Sequence[RawEntry]) -> list[RawEntry]:
+        """End what was cancelled among entries that a consumer was handed; returns the others."""
 
     async def settle(self, consumer: str, outcome: str, entries: Mapping[int, Iterable[bytes]]) -> int:
         """End deliveries; returns how many were still open."""

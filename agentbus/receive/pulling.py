@@ -7,9 +7,12 @@ import contextlib
 import time
 import weakref
 from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager
+from types import TracebackType
 from typing import Any
 
 from agentbus.events import Events
+from agentbus.message.current import HANDLED
 from agentbus.message.durations import Duration, readable, seconds
 from agentbus.receive.delivery import Delivery
 from agentbus.receive.incarnation import Incarnation
@@ -24,13 +27,16 @@ class PulledDelivery(Delivery):
     without settling hands it back, with a warning.
     """
 
-    __slots__ = ("__weakref__", "_inner")
+    __slots__ = ("__weakref__", "_agent", "_before", "_inner", "_span")
 
-    def __init__(self, inner: Delivery) -> None:
+    def __init__(self, inner: Delivery, agent: str, span: AbstractContextManager[object]) -> None:
         self._inner = inner
+        self._agent = agent
+        #: Open while the caller is in the delivery's block.
+        self._span = span
         self.source, self.entry, self.arrived = inner.source, inner.entry, inner.arrived
         self.state, self.message, self._settler = inner.state, inner.message, inner._settler
-        self.answered, self.suspect = inner.answered, inner.suspect
+        self.answered, self.suspect, self.receipt = inner.answered, inner.suspect, inner.receipt
 
     @property
     def outcome(self) -> Any:  # type: ignore[override]
@@ -44,6 +50,20 @@ class PulledDelivery(Delivery):
 
     async def _settle(self, outcome: Any) -> None:
         await self._inner._settle(outcome)
+
+    async def __aenter__(self) -> PulledDelivery:
+        # What the block sends is caused by this message, as if a handler sent it.
+        self._before = HANDLED.get()
+        HANDLED.set((self.message, self._agent))
+        self._span.__enter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        HANDLED.set(self._before)
+        self._span.__exit__(kind, error, trace)
+        await super().__aexit__(kind, error, trace)
 
 
 class Puller:
@@ -138,7 +158,9 @@ class Puller:
             ended.cancel()
 
     def _hand_out(self, incarnation: Incarnation, inner: Delivery) -> PulledDelivery:
-        pulled = PulledDelivery(inner)
+        subscriber = self._subscriber
+        span = subscriber.execution.spans.of(inner) or contextlib.nullcontext()
+        pulled = PulledDelivery(inner, subscriber.agent.name, span)
         loop = asyncio.get_running_loop()
         finished = _Finish(incarnation, inner)
         timeout = self._patience(inner)

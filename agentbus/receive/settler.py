@@ -19,9 +19,10 @@ from agentbus.broker.wake import Announcer
 from agentbus.errors import BrokerError, BrokerOutOfMemory, BrokerUnavailable, StaleDelivery
 from agentbus.events import Events
 from agentbus.message.backoff import Backoff
+from agentbus.message.message import Message
 from agentbus.receive.delivery import Delivery, Source
 from agentbus.receive.execution import Execution
-from agentbus.receive.outcome import Kind, Outcome
+from agentbus.receive.outcome import PROCESSED, Kind, Outcome
 from agentbus.receive.place import Place
 
 _MOST_IN_BATCH = 1_000
@@ -149,12 +150,24 @@ class Settler:
         return list(batches.items())
 
     async def _settle_batch(self, inbox: Place, batch: Mapping[int, list[bytes]]) -> None:
-        await self._until_answered(lambda: inbox.settle(self._consumer, Kind.PROCESSED, batch))
+        with self._execution.spans.settling(inbox.address, lambda: self._messages(inbox, batch)):
+            await self._until_answered(lambda: inbox.settle(self._consumer, Kind.PROCESSED, batch))
         for source in self._sources:
             if source.inbox is inbox and source.index in batch:
                 for entry_id in batch[source.index]:
-                    source.held.pop(entry_id, None)
+                    delivery = source.held.pop(entry_id, None)
+                    if delivery is not None and delivery.receipt is not None:
+                        delivery.receipt.ended(PROCESSED)
                 self._confirm(len(batch[source.index]))
+
+    def _messages(self, place: Place, batch: Mapping[int, list[bytes]]) -> list[Message]:
+        return [
+            source.held[entry_id].message
+            for source in self._sources
+            if source.inbox is place
+            for entry_id in batch.get(source.index, ())
+            if entry_id in source.held
+        ]
 
     def _start_others(self) -> None:
         while self._others and len(self._sending) < _MOST_AT_ONCE:
@@ -178,6 +191,8 @@ class Settler:
             _tell(settlement, StaleDelivery() if isinstance(error, asyncio.CancelledError) else error)
             raise
         delivery.source.held.pop(delivery.entry.entry_id, None)
+        if delivery.receipt is not None:
+            delivery.receipt.ended(settlement.outcome)
         self._confirm(1)
         _tell(settlement, None)
 

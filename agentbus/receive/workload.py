@@ -111,7 +111,7 @@ class Workload:
         self._wake_runners()
 
     def close(self) -> None:
-        """Give nothing more to runners: what waits goes back, and what is behind it must not overtake it."""
+        """Give nothing more to runners: what waits is handed back; nothing behind it may overtake it."""
         self._closed = True
 
     def take(self) -> Delivery | None:

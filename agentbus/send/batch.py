@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import orjson
+
+from agentbus.message.address_policy import LOOP_LIMITS
 from agentbus.send.stored import Waiting
 
 _DIGITS = "01234"
@@ -32,16 +35,18 @@ class Batch:
 
 def freeze(parts: Sequence[Waiting]) -> Batch:
     """Return the batch of these messages."""
-    options = {
+    options: dict[str, Any] = {
         str(index): part.outgoing.option
         for index, part in enumerate(parts, 1)
         if part.outgoing.option is not None
     }
+    if any("pair" in option for option in options.values()):
+        options["loops"] = LOOP_LIMITS
     texts = [part.outgoing.text for part in parts]
     return Batch(
         parts=parts,
         lanes="".join([_DIGITS[part.outgoing.lane] for part in parts]),
-        options=json.dumps(options) if options else "",
+        options=orjson.dumps(options).decode() if options else "",
         texts=texts,
         size=sum(map(len, texts)),
     )

@@ -13,11 +13,12 @@ import uuid_utils
 
 from agentbus.errors import InvalidTopic, InvalidValue
 from agentbus.message.codec import check_body_type, encode, encode_body
+from agentbus.message.current import HANDLED
 from agentbus.message.durations import Duration, instant_milliseconds, milliseconds, seconds
-from agentbus.message.message import ENVELOPE_VERSION
+from agentbus.message.message import ENVELOPE_VERSION, Message
 from agentbus.message.policy import Durability, Priority, Retry, check_durability, check_priority
 from agentbus.message.reply_address import ReplyAddress, Wants
-from agentbus.message.topics import Destination, Topic, parse_topic
+from agentbus.message.topics import Destination, Topic, parse_conversation_topic, parse_topic
 
 #: What a publish may be addressed to.
 AnyTopic = str | Topic[Any, Any]
@@ -86,11 +87,16 @@ _UNDERSTOOD = frozenset(
         "recipients",
         "recipient_mode",
         "timestamp",
+        "log_entry",
+        "hops",
         "copy_of",
+        "replay",
     )
 )
 #: Options that make a message need more than its lane in the publish script.
 _SPECIAL = frozenset(("ttl", "delay", "at", "key", "strict"))
+#: Longer names of a pair of agents in a conversation are counted under their digest.
+_LONGEST_PAIR = 200
 #: Priorities that are confirmed when on disk, where the server can tell.
 _CONFIRMED_ON_DISK = 2
 
@@ -125,20 +131,56 @@ class Outgoing:
     durability: Durability | None
 
 
+@dataclass(frozen=True, slots=True)
+class Addressing:
+    """What all copies of one message to named agents have in common."""
+
+    message_id: str
+    recipients: tuple[str, ...]
+    #: ``multi``, or ``direct`` for one agent's word to another.
+    mode: str
+    #: The channel or conversation it is said in, if any.
+    channel: str | None = None
+    #: Its entry in the log of that.
+    log_entry: str | None = None
+
+    def add_to(self, envelope: dict[str, Any]) -> None:
+        """Write it into the envelope of one copy."""
+        envelope["message_id"] = self.message_id
+        envelope["recipients"] = self.recipients
+        envelope["recipient_mode"] = self.mode
+        if self.channel is not None:
+            envelope["channel"] = self.channel
+        if self.log_entry is not None:
+            envelope["log_entry"] = self.log_entry
+
+
 def compose(
-    sender: Sender, topic: AnyTopic, body: Any, options: PublishOptions, limit_bytes: int
+    sender: Sender,
+    topic: AnyTopic,
+    body: Any,
+    options: PublishOptions,
+    limit_bytes: int,
+    addressed: Addressing | None = None,
 ) -> Outgoing:
-    """Return the message to send; raises `InvalidValue` naming the first field at fault."""
+    """Return the message to send; raises `InvalidValue` naming the first field at fault.
+
+    Within a handler it continues the conversation of the message that is handled; what ``options`` say wins.
+    """
+    handled = HANDLED.get()
+    if handled is not None:
+        options = _continued(handled[0], options)
     if isinstance(topic, Topic):
         check_body_type(body, topic.body)
         topic = topic.text
-    destination = parse_topic(topic)
+    destination = parse_topic(topic) if addressed is None else parse_conversation_topic(topic)
     if options:
         _check_options(options)
     if destination.is_channel:
         _check_channel(destination, options)
+        options = _with_project(destination, options)
     recipient, name = destination.recipient
-    message_id = str(uuid_utils.uuid7())
+    message_id = str(uuid_utils.uuid7()) if addressed is None else addressed.message_id
     envelope: dict[str, Any] = {
         "version": ENVELOPE_VERSION,
         "message_id": message_id,
@@ -150,15 +192,48 @@ def compose(
         "body": encode_body(body, options.get("context"), options.get("metadata")) if options
         else encode_body(body, None, None),
     }  # fmt: skip
+    if addressed is not None:
+        addressed.add_to(envelope)
     if not options:
         return Outgoing(destination, message_id, encode(envelope, limit_bytes), 2, None, None)
     lane = check_priority(options.get("priority", "normal"))
     option = _script_option(sender, message_id, options)
     _fill(envelope, options)
+    if handled is not None:
+        option = _guarded(option or {}, handled[0].hops + 1, handled[1] or sender.agent or "", envelope)
     if option is not None and "key" in option:
         option["digest"] = _digest(topic, envelope, options)
     durability = check_durability(options["durability"]) if "durability" in options else None
     return Outgoing(destination, message_id, encode(envelope, limit_bytes), lane, option, durability)
+
+
+def _continued(cause: Message, options: PublishOptions) -> PublishOptions:
+    """Return the options of a message that ``cause`` led to."""
+    inherited: PublishOptions = {
+        "correlation_id": cause.correlation_id or cause.message_id,
+        "causation_id": cause.message_id,
+    }
+    if (session_id := cause.session_id) is not None:
+        inherited["session_id"] = session_id
+    if (project := cause.project) is not None:
+        inherited["project"] = project
+    if trace := cause.trace:
+        inherited["trace"] = trace
+    return {**inherited, **options}
+
+
+def _guarded(option: dict[str, Any], hops: int, agent: str, envelope: dict[str, Any]) -> dict[str, Any]:
+    """Count the hop, and add what the script needs to recognize messages that go round for ever.
+
+    ``agent`` is who handles, not whose name it is sent in: agents of one process may share a bus.
+    """
+    envelope["hops"] = option["hops"] = hops
+    conversation = envelope.get("correlation_id") or envelope["message_id"]
+    pair = f"{agent}/{conversation}"
+    if len(pair) > _LONGEST_PAIR:
+        pair = hashlib.blake2b(pair.encode("utf-8", "replace"), digest_size=16).hexdigest()
+    option["pair"] = pair
+    return option
 
 
 def _check_channel(destination: Destination, options: PublishOptions) -> None:
@@ -182,6 +257,13 @@ def _check_channel(destination: Destination, options: PublishOptions) -> None:
             f"{address} is a channel, where everybody may answer: collect their answers, or ask one, "
             "agent.<name>",
         )
+
+
+def _with_project(destination: Destination, options: PublishOptions) -> PublishOptions:
+    """Say of what is sent on a project's channel whose it is, wherever it goes from there."""
+    if not destination.address.startswith("project.") or "project" in options:
+        return options
+    return {**options, "project": destination.name}
 
 
 def _wants_all(reply_to: str) -> bool:

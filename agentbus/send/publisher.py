@@ -8,9 +8,10 @@ when the reply was lost; the server answers a repeated batch from its record.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Coroutine, Iterable
-from typing import Any, Unpack
+from collections.abc import Coroutine, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Unpack
 
 from agentbus.broker.channel import Channel
 from agentbus.broker.connection import Broker
@@ -18,12 +19,21 @@ from agentbus.broker.durability import Durabilities
 from agentbus.broker.inbox import Inbox
 from agentbus.broker.keys import addresses
 from agentbus.broker.wake import Announcer
-from agentbus.errors import BrokerUnavailable, PublisherClosed, PublishTimeout, WrongKeyType
+from agentbus.errors import (
+    BrokerUnavailable,
+    LoopDetected,
+    PublisherClosed,
+    PublishError,
+    PublishTimeout,
+    WrongKeyType,
+)
 from agentbus.events import Events
 from agentbus.message.backoff import Backoff
+from agentbus.message.current import current_message, handling
 from agentbus.message.durations import seconds
 from agentbus.message.policy import Durability, check_durability
 from agentbus.message.topics import Destination
+from agentbus.send import loops
 from agentbus.send.address_queue import AddressQueue
 from agentbus.send.buffer import Buffer
 from agentbus.send.envelope import AnyTopic, Outgoing, PublishOptions, Sender, compose
@@ -31,6 +41,10 @@ from agentbus.send.forwarding import Forwarding, NoForwarding
 from agentbus.send.stored import Collector, Stored, Waiting
 from agentbus.send.verdicts import timed_out
 from agentbus.settings import PublisherSettings
+from agentbus.tracing.spans import Tracing, current_trace, sending, sent, sent_batch
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
 
 #: Seconds between looks for callers whose deadline has passed while a batch is stuck.
 _EXPIRY_INTERVAL = 0.1
@@ -62,6 +76,7 @@ class Publisher:
         self._deadline = seconds(settings.deadline, "deadline")
         self._durabilities = Durabilities(broker, prefix, events)
         self._announcer = Announcer(broker, prefix, events)
+        self._tracing = Tracing()
         self._home: tuple[int, asyncio.AbstractEventLoop] | None = None
         self._closed = False
         self._begin()
@@ -85,24 +100,45 @@ class Publisher:
         """Send one message and return what became of it.
 
         Raises `InvalidValue` for a bad field, `QueueFull`, `KeyConflict`, `NoSuchAgent` (``strict``),
-        `DurabilityUnavailable`, `PublishRefused`, or `PublishTimeout` at the deadline; its ``uncertain``
-        tells whether the message may be stored all the same.
+        `LoopDetected` (within a handler), `DurabilityUnavailable`, `PublishRefused`, or `PublishTimeout` at
+        the deadline; its ``uncertain`` tells whether the message may be stored all the same.
         """
         # Passed on, not awaited here: every further frame is resumed once for each message.
         return self.publish_as(self._sender, topic, body, options)
 
-    async def publish_as(self, sender: Sender, topic: AnyTopic, body: Any, options: PublishOptions) -> Stored:
+    def publish_as(
+        self, sender: Sender, topic: AnyTopic, body: Any, options: PublishOptions
+    ) -> Coroutine[Any, Any, Stored]:
         """Send one message in the name of another agent of this process; see `publish`."""
+        tracer = self._tracing.tracer
+        if tracer is None:
+            return self._publish(sender, topic, body, options)
+        return self._publish_traced(tracer, sender, topic, body, options)
+
+    async def _publish_traced(
+        self, tracer: Tracer, sender: Sender, topic: AnyTopic, body: Any, options: PublishOptions
+    ) -> Stored:
+        conversation = _conversation(options)
+        with sending(tracer, str(topic), sender.agent, conversation) as span:
+            stored = await self._publish(sender, topic, body, {"trace": current_trace(), **options})
+            sent(span, stored.message_id, conversation)
+            return stored
+
+    async def _publish(self, sender: Sender, topic: AnyTopic, body: Any, options: PublishOptions) -> Stored:
         loop = self._at_home()
         outgoing = compose(sender, topic, body, options, self._settings.message_bytes)
-        until = loop.time() + self._patience(options)
+        until = loop.time() + self.patience(options)
         if outgoing.durability is not None and outgoing.durability != "stream":
             await self._check_durability(outgoing.durability, until)
         if not self._buffer.has_room:
             await self._buffer.wait_room(until)
         future: asyncio.Future[Stored] = loop.create_future()
         self._enqueue(outgoing, until, Waiting(outgoing, until, future))
-        return await future
+        try:
+            return await future
+        except LoopDetected as error:
+            await self._tell_loop(sender, error)
+            raise
 
     async def publish_many(
         self, topic: AnyTopic, bodies: Iterable[Any], **options: Unpack[PublishOptions]
@@ -112,17 +148,49 @@ class Publisher:
         A message that was refused has its error in the list instead of a result, so that one refusal does
         not hide what happened to the others. A bad field or body raises before that message is sent.
         """
+        tracer = self._tracing.tracer
+        if tracer is None:
+            results = await self._publish_all(self._composed(topic, bodies, options), options)
+        else:
+            with sending(tracer, str(topic), self._sender.agent, _conversation(options)) as span:
+                traced: PublishOptions = {"trace": current_trace(), **options}
+                results = await self._publish_all(self._composed(topic, bodies, traced), traced)
+                sent_batch(span, len(results))
+        await self._tell_loops(results)
+        return results
+
+    async def publish_each(
+        self, composed: Iterable[Outgoing], options: PublishOptions
+    ) -> list[Stored | Exception]:
+        """Send messages that `compose` made, each to its address; see `publish_many`."""
+        results = await self._publish_all(composed, options)
+        await self._tell_loops(results)
+        return results
+
+    async def _tell_loops(self, results: Iterable[Stored | Exception]) -> None:
+        if current_message() is not None:
+            for error in [each for each in results if isinstance(each, LoopDetected)][:1]:
+                await self._tell_loop(self._sender, error)
+
+    def _composed(
+        self, topic: AnyTopic, bodies: Iterable[Any], options: PublishOptions
+    ) -> Iterator[Outgoing]:
+        limit = self._settings.message_bytes
+        return (compose(self._sender, topic, body, options, limit) for body in bodies)
+
+    async def _publish_all(
+        self, composed: Iterable[Outgoing], options: PublishOptions
+    ) -> list[Stored | Exception]:
         loop = self._at_home()
-        until = loop.time() + self._patience(options)
+        until = loop.time() + self.patience(options)
         if options.get("durability", "stream") != "stream":
             await self._check_durability(check_durability(options["durability"]), until)
         collector = Collector(loop)
         try:
-            for number, body in enumerate(bodies, 1):
+            for number, outgoing in enumerate(composed, 1):
                 if number % self._settings.batch_messages == 0:
                     # A batch leaves now and is stored while the next one is composed.
                     await asyncio.sleep(0)
-                outgoing = compose(self._sender, topic, body, options, self._settings.message_bytes)
                 part = collector.add(outgoing, until)
                 try:
                     if not self._buffer.has_room:
@@ -152,6 +220,15 @@ class Publisher:
 
     # --- inside ---
 
+    async def _tell_loop(self, sender: Sender, error: LoopDetected) -> None:
+        """Make a loop visible: to whoever listens now, and in the log of errors to whoever looks later."""
+        self._events.emit(
+            "loop", error.address, str(error), hops=error.hops, correlation_id=error.correlation_id
+        )
+        body, options = loops.notice(sender, error)
+        with handling(None), contextlib.suppress(PublishError):
+            await self._publish(sender, loops.TOPIC, body, options)
+
     async def _check_durability(self, level: Durability, until: float) -> None:
         """Raise `DurabilityUnavailable` for a level the server cannot give; waits until it answers."""
         backoff = Backoff()
@@ -165,7 +242,8 @@ class Publisher:
         except TimeoutError:
             raise timed_out(uncertain=False) from None
 
-    def _patience(self, options: PublishOptions) -> float:
+    def patience(self, options: PublishOptions) -> float:
+        """Return how many seconds a message with these options may wait for the broker."""
         if "deadline" not in options:
             return self._deadline
         # The record of a batch outlives the longest deadline; a longer one could be stored twice.
@@ -195,6 +273,7 @@ class Publisher:
         self._buffer.add(len(outgoing.text))
         queue.add(waiting)
         if self._expiry is None:
+            self._tracing.look()
             self._expiry = asyncio.get_running_loop().call_later(_EXPIRY_INTERVAL, self._expire)
 
     def _open_queue(self, destination: Destination) -> AddressQueue:
@@ -224,8 +303,16 @@ class Publisher:
         """Give up for callers whose deadline has passed, however long the broker takes."""
         loop = asyncio.get_running_loop()
         now = loop.time()
+        self._tracing.look()
         for queue in self._queues.values():
             queue.expire(now)
         self._buffer.expire(now)
         busy = any(queue.busy for queue in self._queues.values()) or self._buffer.waited_for
         self._expiry = loop.call_later(_EXPIRY_INTERVAL, self._expire) if busy else None
+
+
+def _conversation(options: PublishOptions) -> str | None:
+    """Return the conversation that a message goes on with; None when it begins one."""
+    cause = current_message()
+    caused = None if cause is None else cause.correlation_id or cause.message_id
+    return options.get("correlation_id") or caused

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from agentbus.broker.inbox import BatchAnswer
-from agentbus.errors import KeyConflict, NoSuchAgent, PublishRefused, PublishTimeout, QueueFull
+from agentbus.errors import (
+    KeyConflict,
+    LoopDetected,
+    NoSuchAgent,
+    PublishRefused,
+    PublishTimeout,
+    QueueFull,
+)
+from agentbus.message.codec import decode
+from agentbus.message.durations import readable
 from agentbus.send.batch import Batch
+from agentbus.send.envelope import Outgoing
 from agentbus.send.stored import Stored, Waiting
 
 
@@ -57,6 +67,8 @@ def _refusal(part: Waiting, refusal: str, known: bool, limit: int) -> Stored | E
     if reason == "conflict":
         key = (outgoing.option or {}).get("key", "").partition("/")[2]
         return KeyConflict(f"key: {key!r} was used before for another message to {address}")
+    if reason == "loop":
+        return _loop(outgoing, rest)
     if reason == "unknown":
         return NoSuchAgent(_why_unknown(address, outgoing.destination.recipient))
     if reason == "expires":
@@ -83,6 +95,27 @@ def _why_full(address: str, rest: str, limit: int, is_channel: bool) -> str:
             "the archive, which is behind or away: `agentbus archive status` and `agentbus workers` tell more"
         )
     return f"{address} holds as many unsettled messages {allowed}"
+
+
+def _loop(outgoing: Outgoing, rest: str) -> LoopDetected:
+    message = decode(outgoing.text)
+    conversation = message.correlation_id or message.message_id
+    address = outgoing.destination.address
+    limit, *numbers = rest.split()
+    if limit == "hops":
+        problem = (
+            f"it would be hop {message.hops} of conversation {conversation}, and {numbers[0]} are allowed"
+        )
+        remedy = "Policy(max_hops=...) there allows more, max_hops=0 any number"
+    else:
+        within = readable(int(numbers[1]) / 1000)
+        # A long name was counted under its digest.
+        named, slash, _ = (outgoing.option or {}).get("pair", "").partition("/")
+        sender = named if slash and named else message.from_agent or "one sender"
+        problem = f"{sender} has sent it {numbers[0]} messages of conversation {conversation} within {within}"
+        remedy = "Policy(loop_messages=..., loop_window=...) there allows more, loop_messages=0 any number"
+    text = f"{address}: {problem}; do agents answer each other for ever? {remedy}"
+    return LoopDetected(text, address=address, hops=message.hops, correlation_id=conversation)
 
 
 def _explain(problem: str) -> str:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from agentbus.testing import BrokerForTests
+from agentbus.broker.embedded import PrivateBroker, find_server
+from agentbus.errors import NoBroker
+from agentbus.testing import BrokerForTests, skip_or_fail
 from tests.acceptance.cli_process import CommandLine, end, interrupt, terminate, wait_for
 
 LARGEST_ID = "18446744073709551615-18446744073709551615"
@@ -181,6 +183,20 @@ def test_the_doctor_finds_what_is_wrong_and_repairs_a_lane(
     command.records("pub", f"agent.{name}.task", "2", "--prefix", prefix)
     (inbox,) = command.records("inbox", name, "--prefix", prefix)
     assert inbox["waiting"] == 3 and inbox["ledger"]["closes"]
+
+
+@pytest.mark.parametrize(("setting", "warned"), [("yes", True), ("no", False)])
+def test_the_doctor_warns_of_a_redis_that_may_keep_half_a_step(
+    command: CommandLine, private_broker: Callable[..., PrivateBroker], setting: str, warned: bool
+) -> None:
+    try:
+        server = find_server("redis-server")
+    except NoBroker as reason:
+        skip_or_fail(reason, os.environ)
+    url = private_broker(server, config={"aof-load-truncated": setting}).url
+    findings = [json.loads(line) for line in command("doctor", "--url", url).stdout.splitlines()]
+    advice = [finding["advice"] for finding in findings if finding["subject"] == "torn file"]
+    assert [text[:21] for text in advice] == ["aof-load-truncated no"] * warned
 
 
 def test_the_doctor_reports_a_server_that_cannot_be_reached(command: CommandLine) -> None:

@@ -12,8 +12,10 @@ import secrets
 import shlex
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from agentbus.broker.embedded import ServerBinary, find_server
 from tests.chaos.ambiguous import run_ambiguous
@@ -28,6 +30,7 @@ from tests.chaos.recovery import run_recovery
 from tests.chaos.report import PLACE, Circumstances, commit, show, write
 from tests.chaos.scale import CHANNEL_EPISODE, EPISODE, FLEET_EPISODE, QUICK, Scale
 from tests.chaos.soak import run_soak
+from tests.chaos.stage import Stage
 from tests.chaos.zombies import run_zombies
 from tests.postgres import NoPostgres
 
@@ -116,6 +119,7 @@ def main(arguments: list[str]) -> int:
     """Do what the command line says."""
     options = _parse(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    Stage.keep = options.keep
     seed = options.seed or secrets.token_hex(4)
     binary = find_server(os.environ.get("AGENTBUS_TEST_SERVER") or None)
     scale = QUICK if options.quick else Scale.of(options.messages, options.kills)
@@ -158,6 +162,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--minutes", type=float, default=60.0, help="begin nothing new after this")
     parser.add_argument("--only", action="append", choices=RUNS, help="one run; can be given several times")
+    parser.add_argument(
+        "--keep", type=Path, default=Path(tempfile.gettempdir()) / "agentbus-chaos-kept", metavar="FOLDER",
+        help="where a run that fails leaves the broker's files and log and all histories; %(default)s",
+    )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="a minute in all; writes no report")
     return parser.parse_args(arguments)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from itertools import pairwise
 
 from tests.chaos.history import Record
+from tests.chaos.unwritten import HANDED_OUT, HELD_BACK, lost_unwritten
 
 OWNER_DEATH = "death of the owner"
 RETRY = "retry after a failure"
@@ -40,6 +41,8 @@ class Verdict:
     recovered: int = 0
     #: Stored, but neither handled, nor dead, nor still queued, nor ended otherwise.
     lost: list[str] = field(default_factory=list)
+    #: Stored, and gone with the last steps of a server that was killed before it had written them.
+    unwritten: list[str] = field(default_factory=list)
     #: How the lost ones lie among the messages of their writer: ``prefix``, ``middle``, ``postfix``.
     lost_where: Counter[str] = field(default_factory=Counter)
     #: Handled, but never published.
@@ -50,6 +53,8 @@ class Verdict:
     unattributed: list[str] = field(default_factory=list)
     #: Second deliveries that claimed to be first ones.
     unmarked: list[str] = field(default_factory=list)
+    #: Second deliveries without a mark of which the server had not written the first when it was killed.
+    forgotten: int = 0
     #: Message ids that two different messages carried.
     shared_ids: list[str] = field(default_factory=list)
 
@@ -77,14 +82,18 @@ def check(
     dead: Collection[str] = (),
     queued: Collection[str] = (),
     ended: Collection[str] = (),
+    writes_late: bool = False,
 ) -> Verdict:
     """Judge a history; ``dead`` and ``queued`` are the keys found in the broker after the drain.
 
     ``ended`` are those of messages that ended without being handled, by the books or the archive.
+    ``writes_late``: a kill may take the server's last steps along, as ``appendfsync everysec`` allows.
     """
     keys = _keys_by_event(records)
     handled = {record.key for record in records if record.event == "end" and record.note == "processed"}
     stored = keys["stored"]
+    missing = stored - handled - set(dead) - set(queued) - set(ended)
+    unwritten = lost_unwritten(records, missing) if writes_late else set()
     answered = stored | keys["refused"]
     unanswered = keys["attempt"] - answered
     verdict = Verdict(
@@ -97,11 +106,12 @@ def check(
         queued=len(set(queued)),
         ended=len(set(ended) - handled),
         recovered=len(unanswered & handled),
-        lost=sorted(stored - handled - set(dead) - set(queued) - set(ended)),
+        lost=sorted(missing - unwritten),
+        unwritten=sorted(unwritten),
         unexpected=sorted((keys["begin"] | handled) - keys["attempt"]),
     )
     verdict.lost_where = _where(stored, verdict.lost)
-    _Duplicates(records, verdict).judge()
+    _Duplicates(records, verdict, writes_late).judge()
     return verdict
 
 
@@ -141,8 +151,9 @@ def _where(stored: Iterable[str], lost: Iterable[str]) -> Counter[str]:
 class _Duplicates:
     """Finds a cause for each delivery beyond a message's first."""
 
-    def __init__(self, records: Sequence[Record], verdict: Verdict) -> None:
+    def __init__(self, records: Sequence[Record], verdict: Verdict, writes_late: bool) -> None:
         self._verdict = verdict
+        self._writes_late = writes_late
         self._begins: defaultdict[str, list[Record]] = defaultdict(list)
         self._ends: defaultdict[tuple[str, int], list[Record]] = defaultdict(list)
         self._killed_at: dict[int, float] = {}
@@ -216,7 +227,17 @@ class _Duplicates:
             return
         self._verdict.duplicates[cause] += 1
         if not after.redelivered and cause not in (DEFERRAL, BY_HAND):
-            self._verdict.unmarked.append(after.key)
+            if self._is_forgotten(before, after):
+                self._verdict.forgotten += 1
+            else:
+                self._verdict.unmarked.append(after.key)
+
+    def _is_forgotten(self, before: Record, after: Record) -> bool:
+        """Whether a server that writes late was killed before it had written that it handed this out."""
+        if not self._writes_late:
+            return False
+        begun, latest = before.at - HANDED_OUT, min(after.at, before.at + HELD_BACK)
+        return any(begun <= at <= latest for at in self._broker_killed_at)
 
     def _cause(self, before: Record, after: Record) -> str | None:
         ended = self._ended(before)
@@ -235,6 +256,9 @@ class _Duplicates:
         if any(before.at <= at <= after.at for at in self._fenced_at[before.pid]):
             return LEASE_LOST
         if any(before.at <= at <= after.at for at in self._broker_killed_at):
+            return BROKER_RESTART
+        # Handed out before the kill, and begun after it.
+        if self._is_forgotten(before, after):
             return BROKER_RESTART
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -13,11 +14,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 import redis
 
 from agentbus.broker.embedded import PrivateBroker, ServerBinary, find_server
+from agentbus.errors import BrokerUnavailable
 from tests.chaos import books
 from tests.chaos.books import Books
 from tests.chaos.history import History, Record, read_folder
@@ -32,6 +34,9 @@ class RunFailed(AssertionError):
 
 class Stage:
     """Use as a context manager; on leaving, nothing it started is left."""
+
+    #: Where a run that fails leaves what it had in files; None keeps nothing. One for all runs of a command.
+    keep: ClassVar[Path | None] = None
 
     def __init__(
         self, binary: ServerBinary | None = None, appendfsync: str = "everysec", in_memory: bool = False
@@ -65,7 +70,14 @@ class Stage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
+        try:
+            if isinstance(error, Exception):
+                self.keep_evidence(f"{type(error).__name__}: {error}")
+        except (OSError, BrokerUnavailable) as problem:
+            # What the run failed of is the better news.
+            print(f"not all could be kept: {problem}")
+        finally:
+            self._close()
 
     def _close(self) -> None:
         if self._nursery is not None:
@@ -74,6 +86,24 @@ class Stage:
         self.broker.close()
         self.history.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def keep_evidence(self, reason: str) -> Path | None:
+        """Copy the broker's files and log and every history to a folder of their own, and print which.
+
+        The server is killed first: what it writes in its last moments would cover up what was found.
+        """
+        if self.keep is None:
+            return None
+        if self.broker.running:
+            self.kill_broker()
+        self.keep.mkdir(parents=True, exist_ok=True)
+        place = Path(tempfile.mkdtemp(prefix="run-", dir=self.keep))
+        for name, folder in (("stage", self.folder), ("broker", self.broker.folder)):
+            # Processes that still run make files and sockets meanwhile.
+            shutil.copytree(folder, place / name, ignore=_not_plain, ignore_dangling_symlinks=True)
+        (place / "reason.txt").write_text(f"{reason}\n{self.binary}, appendfsync {self.appendfsync}\n")
+        print(f"kept in {place}: {reason}")
+        return place
 
     # --- processes ---
 
@@ -150,6 +180,12 @@ class Stage:
         self.broker.kill()
         self.history.write("broker_killed")
 
+    def tear_file(self, length: int) -> None:
+        """Take so many bytes from the end of the killed server's file, as a kill in mid-write does."""
+        kept = (self.folder, self.broker.folder / "data")
+        (file,) = [file for place in kept for file in place.glob("appendonlydir/*.incr.aof")]
+        os.truncate(file, max(0, file.stat().st_size - length))
+
     def start_broker(self) -> None:
         """Bring the server back on its data."""
         self.broker.start()
@@ -199,3 +235,8 @@ class Stage:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"waited {seconds:.0f} s in vain for {what}")
             time.sleep(every)
+
+
+def _not_plain(folder: str, names: list[str]) -> list[str]:
+    """Name what cannot be copied: sockets, and what is gone again."""
+    return [name for name in names if not (path := Path(folder) / name).is_file() and not path.is_dir()]

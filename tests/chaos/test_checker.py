@@ -81,6 +81,54 @@ def test_losses_are_told_apart_by_their_place_among_the_messages_of_a_writer() -
     assert verdict.lost_where == {"prefix": 2, "middle": 1, "postfix": 3}
 
 
+def killed_after(planted: Planted, *handled: str) -> Planted:
+    """Kill the server, bring it back and handle some messages, later than what was handed out before."""
+    planted.add("broker_killed", 0).add("broker_started", 0)
+    return planted.add("begin", AGENT, "old-0").handled(*handled)
+
+
+def test_the_last_messages_before_a_kill_are_unwritten_where_the_server_writes_late() -> None:
+    records = killed_after(Planted().published("w-0", "w-1"), "w-0").records
+    late, at_once = check(records, writes_late=True), check(records)
+    assert (late.unwritten, late.lost) == (["w-1"], [])
+    assert (at_once.unwritten, at_once.lost) == ([], ["w-1"])
+
+
+def test_a_message_that_is_older_than_one_that_came_through_the_kill_is_lost() -> None:
+    planted = killed_after(Planted().published("w-0", "w-1"), "w-1")
+    assert check(planted.records, writes_late=True).lost == ["w-0"]
+
+
+def test_a_message_stored_long_before_the_kill_is_lost() -> None:
+    planted = Planted().published("w-0").handled("w-1", "w-2")
+    assert check(killed_after(planted).records, writes_late=True).lost == ["w-0"]
+
+
+def test_a_message_that_vanishes_without_a_kill_is_lost() -> None:
+    assert check(Planted().published("w-0").records, writes_late=True).lost == ["w-0"]
+
+
+def test_a_second_delivery_has_no_mark_where_the_server_forgot_the_first() -> None:
+    planted = Planted().published("w-0").handled("w-0")
+    records = planted.add("broker_killed", 0).handled("w-0", pid=OTHER_AGENT).records
+    assert check(records).unmarked == ["w-0"]
+    late = check(records, writes_late=True)
+    assert (late.problems, late.forgotten, late.duplicates) == ([], 1, {BROKER_RESTART: 1})
+
+
+def test_what_was_handed_out_before_a_kill_and_begun_after_it_is_forgotten_too() -> None:
+    planted = Planted().published("w-0").add("broker_killed", 0)
+    records = planted.handled("w-0").handled("w-0", pid=OTHER_AGENT).records
+    assert check(records).unattributed == ["w-0 (delivered twice)"]
+    assert check(records, writes_late=True).problems == []
+
+
+def test_a_second_delivery_long_after_a_kill_needs_its_mark() -> None:
+    planted = Planted().published("w-0").add("broker_killed", 0).published("w-1")
+    records = planted.handled("w-0").handled("w-0", pid=OTHER_AGENT).records
+    assert check(records, writes_late=True).unattributed == ["w-0 (delivered twice)"]
+
+
 def test_a_writer_of_whom_nothing_is_left_lost_a_prefix() -> None:
     planted = Planted().published("w-0", "w-1", "v-0").handled("v-0")
     assert check(planted.records).lost_where == {"prefix": 2}

@@ -61,6 +61,15 @@ def test_fifty_thousand_messages_come_through_forty_kills(seed: str, default_ser
 
 
 @pytest.mark.timeout(180)
+def test_the_books_close_although_every_kill_tears_the_servers_file(
+    seed: str, default_server: ServerBinary
+) -> None:
+    result = run_mixed(seed, 6_000, 20, default_server, "everysec", tears=True)
+    accept(*figures_of(result))
+    assert result.kills["broker"] > 0
+
+
+@pytest.mark.timeout(180)
 def test_a_fleet_with_schedules_dead_letters_and_an_archive_comes_through_kills_of_all_of_it(
     seed: str, default_server: ServerBinary, postgres_programs: Path
 ) -> None:

@@ -216,6 +216,27 @@ async def test_a_killed_server_comes_back_by_itself_with_its_data(settings: Embe
         assert client.xlen("stream") == 500
 
 
+async def test_a_server_killed_in_the_middle_of_a_write_comes_back_without_the_step(
+    settings: EmbeddedSettings,
+) -> None:
+    running = await ensure_running(settings)
+    with client_of(running.url) as client:
+        client.set("before", "kept")
+        client.eval("redis.call('SET', 'half', 1) redis.call('SET', 'other half', 1)", 0)
+    os.kill(running.keeper_pid, signal.SIGSTOP)
+    os.kill(running.pid, signal.SIGKILL)
+    await wait_until(lambda: not lives(running.pid), "the server is killed")
+    (file,) = (running.data / "appendonlydir").glob("*.incr.aof")
+    os.truncate(file, file.read_bytes().rindex(b"other half"))
+    os.kill(running.keeper_pid, signal.SIGCONT)
+    again = await ensure_running(settings)
+
+    with client_of(again.url) as client:
+        assert client.mget("before", "half", "other half") == [b"kept", None, None]
+    assert b"half" not in file.read_bytes()
+    assert "ended in the middle of a step: cut from" in running.log.read_text()
+
+
 async def test_after_keeper_and_server_were_killed_the_next_start_works_on_the_same_data(
     settings: EmbeddedSettings,
 ) -> None:

@@ -328,3 +328,31 @@ async def test_a_channel_is_a_log(past: Past) -> None:
     page = await past.bus.history("channel.design", oldest_first=True)
     assert bodies(page.entries) == [3, 4]
     assert [gap.reason.split(" were")[0] for gap in page.gaps] == ["3 message(s) that"]
+
+
+@pytest.mark.parametrize("address", ["channel.design", "project.demo"])
+async def test_a_channel_is_read_in_pages_with_filters_and_its_cursor_is_no_others(
+    past: Past, address: str
+) -> None:
+    for number in range(5):
+        await past.bus.publish(f"{address}.note", number, correlation_id=f"thread-{number % 2}")
+
+    async def found(**asked: Any) -> list[Any]:
+        return bodies((await past.bus.history(address, **asked)).entries)
+
+    assert await found() == [4, 3, 2, 1, 0]
+    assert await found(correlation_id="thread-1", oldest_first=True) == [1, 3]
+    assert await found(correlation_id="thread-1", type="other") == []
+    first = await past.bus.history(address, limit=2)
+    assert await found(cursor=first.next) == [2, 1, 0]
+    await past.bus.publish("channel.other.note", 1)
+    with pytest.raises(InvalidValue, match="cursor: belongs to another query"):
+        await past.bus.history("channel.other", cursor=first.next)
+    with pytest.raises(InvalidValue, match="correlation_id: "):
+        await past.bus.history(address, correlation_id="")
+    with pytest.raises(InvalidTopic, match="has a wildcard; give one address"):
+        await past.bus.history("channel.*")
+    await past.call("XTRIM", f"{past.bus.settings.prefix}:{{{address}}}:log", "MAXLEN", 0)
+    page = await past.bus.history(address)
+    assert not page.entries and [gap.kind for gap in page.gaps] == ["trimmed"]
+    assert (await past.bus.history("channel.other", type="none")).complete

@@ -64,7 +64,7 @@ async def test_filters_find_the_same_in_both_stores(past: Past, archivist: Archi
     await past.end({"text": '100% ÜBER_all \\ "quoted"'}, "plain", kind="task.urgent")
     await past.end(["ÜBER", {"n": 1, "a": [True, None]}], "x\x00y", kind="question")
     await past.end({"zebra": 1e22, "ant": "5 legs, error: \\n"}, [1.5e-7, 100000.0])
-    await past.publish("late")
+    await past.publish("late", correlation_id="thread-1")
     await past.settle(await past.fetch(), "expired")
     filters: list[dict[str, Any]] = [
         {}, {"type": "task.*"}, {"type": "task.urgent"}, {"type": "task"}, {"sender": "planner"},
@@ -75,6 +75,7 @@ async def test_filters_find_the_same_in_both_stores(past: Past, archivist: Archi
         # jsonb sorts keys and writes numbers in full.
         {"grep": '"zebra": 1e+22, "ant"'}, {"grep": "1e+22"}, {"grep": "5 legs, error: "},
         {"grep": "1.5e-07"}, {"grep": "100000.0"}, {"grep": "\\\\n"}, {"grep": "5"},
+        {"correlation_id": "thread-1"}, {"correlation_id": "thread-1", "type": "question"},
     ]  # fmt: skip
 
     async def found() -> list[list[Any]]:
@@ -85,7 +86,7 @@ async def test_filters_find_the_same_in_both_stores(past: Past, archivist: Archi
     await forget(past)
     assert await found() == before
     assert [len(one) for one in before[:9]] == [7, 2, 2, 3, 7, 0, 1, 2, 1]
-    assert [len(one) for one in before[-7:]] == [1, 1, 1, 1, 1, 1, 2]
+    assert [len(one) for one in before[-9:]] == [1, 1, 1, 1, 1, 1, 2, 1, 0]
 
 
 async def test_a_channel_is_read_across_both(past: Past, archivist: Archivist) -> None:

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
+import redis
 
 from agentbus import Agent, AgentSettings, Bus, BusSettings, Context
 from agentbus.broker.embedded import PrivateBroker
@@ -83,6 +84,16 @@ async def frozen(server: PrivateBroker, bus: Bus, seconds: float) -> None:
     server.resume()
 
 
+async def busy(server: PrivateBroker, bus: Bus, seconds: float) -> None:
+    """One command that takes long: unlike a frozen server, this one answers all that came meanwhile."""
+
+    def sleep() -> None:
+        with redis.Redis.from_url(server.url) as client:
+            client.execute_command("DEBUG", "SLEEP", seconds)
+
+    await asyncio.to_thread(sleep)
+
+
 async def restarted(server: PrivateBroker, bus: Bus, seconds: float) -> None:
     server.kill()
     await asyncio.sleep(seconds)
@@ -90,11 +101,11 @@ async def restarted(server: PrivateBroker, bus: Bus, seconds: float) -> None:
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("trouble", [full, writes_refused, frozen, restarted])
+@pytest.mark.parametrize("trouble", [full, writes_refused, frozen, busy, restarted])
 async def test_trouble_of_the_server_for_longer_than_a_lease_makes_nobody_dead(
     private_broker: Callable[..., PrivateBroker], trouble: Callable[..., Any]
 ) -> None:
-    server = private_broker()
+    server = private_broker(config={"enable-debug-command": "local"})
     async with Bus(server.url, agent="tester") as bus, fleet(server.url) as agents:
         look = Look(bus, NAME)
         await bus.publish_many(f"agent.{NAME}.task", range(100))
@@ -196,6 +207,8 @@ async def _jump_and_recover(
     await eventually(_counter_is(look, "processed", 2), 10)
     assert agents.events["fenced"] == 0
     assert agents.begun == {1: 1, 2: 1}
+    # What is delayed followed the clock, and somebody is told so.
+    await eventually(lambda: agents.events["clock_jump"] == 1)
     # And back: nothing that came from the other hour is stuck.
     jump(0)
     await bus.publish(f"agent.{NAME}.task", 3)

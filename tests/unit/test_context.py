@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from agentbus import Context, Message
 from agentbus.broker.inbox import Inbox, RawEntry
+from agentbus.message.current import current_message
 from agentbus.receive.delivery import Delivery, Source
 
 
@@ -21,7 +22,7 @@ def context(sent: list[dict[str, Any]], **fields: Any) -> Context:
     delivery.message = Message({"message_id": "m-1", "message_type": "task", **fields})
 
     async def publish(topic: Any, body: Any, **options: Any) -> None:
-        sent.append(options)
+        sent.append({"caused by": current_message(), **options})
 
     async def reply(message: Message, body: Any) -> None: ...
 
@@ -31,19 +32,12 @@ def context(sent: list[dict[str, Any]], **fields: Any) -> Context:
     return Context(delivery, {"shared": 1}, publish, reply, None, send_part)
 
 
-async def test_what_it_publishes_continues_the_conversation() -> None:
+async def test_what_it_publishes_is_caused_by_its_message_wherever_it_is_called() -> None:
     sent: list[dict[str, Any]] = []
-    await context(sent, correlation_id="c-1", session_id="s", project="p").publish("agent.a.task", None)
-    assert sent == [{"causation_id": "m-1", "correlation_id": "c-1", "session_id": "s", "project": "p"}]
-
-
-async def test_the_first_message_begins_a_conversation_and_options_win() -> None:
-    sent: list[dict[str, Any]] = []
-    asked = context(sent)
-    await asked.publish("agent.a.task", None)
-    await asked.publish("agent.a.task", None, correlation_id="mine", priority="high")
-    assert sent[0] == {"causation_id": "m-1", "correlation_id": "m-1"}
-    assert sent[1] == {"causation_id": "m-1", "correlation_id": "mine", "priority": "high"}
+    asked = context(sent, correlation_id="c-1")
+    await asked.publish("agent.a.task", None, priority="high")
+    assert sent == [{"caused by": asked.message, "priority": "high"}]
+    assert current_message() is None
 
 
 async def test_it_is_cancelled_when_the_time_is_up_or_the_lease_is_lost() -> None:

@@ -19,6 +19,8 @@ _ALWAYS = {
     "save": "",
     "appendonly": "yes",
     "appendfsync": "everysec",
+    # A file whose end a kill has torn is refused, and cut by us: see programs/append_file.py.
+    "aof-load-truncated": "no",
     "maxmemory-policy": "noeviction",
 }
 

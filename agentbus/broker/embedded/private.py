@@ -19,6 +19,7 @@ from agentbus.broker.embedded.binary import ServerBinary, find_server
 from agentbus.broker.embedded.command import log_tail, server_command
 from agentbus.broker.embedded.launch import program_command
 from agentbus.broker.embedded.places import temporary_folder
+from agentbus.broker.embedded.programs.append_file import cut_torn_end
 from agentbus.broker.embedded.programs.server_line import ServerLine, answers
 from agentbus.errors import BrokerUnavailable
 
@@ -113,7 +114,8 @@ class PrivateBroker:
     @property
     def running(self) -> bool:
         """Whether the server's process lives; a frozen one does."""
-        return self._guard is not None and self._order(do="wait", seconds=0)["code"] is None
+        # Without a code where no server could be started.
+        return self._guard is not None and self._order(do="wait", seconds=0).get("code", 0) is None
 
     def start(self) -> None:
         """Start the server, on the data of an earlier start if there was one, and wait until it answers."""
@@ -121,8 +123,20 @@ class PrivateBroker:
             self._open_folder()
         elif self.running:
             raise BrokerUnavailable("The private broker runs already.")
-        data = self.folder / "data"
+        data = Path(self._config.get("dir", self.folder / "data"))
         data.mkdir(exist_ok=True)
+        try:
+            self._start_server(data)
+        except BrokerUnavailable:
+            # The kill that ended it may have torn the last step in its file, which it then refuses.
+            cut = None if self.running else cut_torn_end(str(data))
+            if cut is None:
+                raise
+            with self.log.open("a") as log:
+                log.write(f"{cut}\n")
+            self._start_server(data)
+
+    def _start_server(self, data: Path) -> None:
         # Left by a server that was killed; the new one would take over the name, but not before a client
         # had been refused there.
         self.socket.unlink(missing_ok=True)

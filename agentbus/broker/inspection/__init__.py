@@ -12,6 +12,7 @@ from agentbus.broker.inspection.counts import (
     Unreadable,
     count_addresses,
 )
+from agentbus.broker.inspection.found import Place, Step
 from agentbus.broker.inspection.health import Latency, ServerHealth, measure_latency, read_health
 from agentbus.broker.inspection.inbox_view import (
     AddressTotals,
@@ -25,7 +26,7 @@ from agentbus.broker.inspection.inbox_view import (
 )
 from agentbus.broker.inspection.look import Look, StreamLook, take_look
 from agentbus.broker.inspection.tailing import Tail, TailedEntry
-from agentbus.broker.inspection.tracing import Place, Step, Trace, trace_message
+from agentbus.broker.inspection.tracing import Trace, trace_message
 
 __all__ = [
     "AddressTotals",

@@ -21,6 +21,8 @@ class ServerHealth:
     information: dict[str, str]
     #: None: scripts run; else what the server said.
     script_problem: str | None
+    #: Whether it loads a file whose end a kill has torn, and cuts it by itself; False when it does not say.
+    loads_torn_file: bool = False
 
     def number(self, field: str) -> int:
         """Return a numeric field; 0 when the server does not report it."""
@@ -51,7 +53,14 @@ async def read_health(broker: Broker) -> ServerHealth:
         problem = None
     except BrokerRefused as error:
         problem = str(error)
-    return ServerHealth(information, problem)
+    return ServerHealth(information, problem, await _loads_torn_file(broker))
+
+
+async def _loads_torn_file(broker: Broker) -> bool:
+    try:
+        return bool((await broker.execute("CONFIG", "GET", "aof-load-truncated"))[1:] == [b"yes"])
+    except BrokerRefused:
+        return False
 
 
 async def measure_latency(broker: Broker) -> Latency:

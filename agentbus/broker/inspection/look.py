@@ -205,7 +205,7 @@ async def wrong_types(broker: Broker, keys: InboxKeys) -> list[str]:
     expected = {
         keys.lanes: "zset", keys.due: "zset", keys.delayed: "hash", keys.dead: "stream",
         keys.alive: "hash", keys.started: "hash", keys.outcomes: "stream", keys.ledger: "hash",
-        keys.ended: "stream",
+        keys.ended: "stream", keys.cancelled: "hash",
         **dict.fromkeys(keys.sources, "stream"),
     }  # fmt: skip
     types = await broker.pipeline([("TYPE", key) for key in expected])

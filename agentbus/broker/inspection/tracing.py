@@ -1,4 +1,4 @@
-"""Every place and outcome of one message.
+"""Every place and outcome of one message, or of all messages of one conversation.
 
 A message changes its entry id whenever it moves (retry, release, takeover), so it is followed by its
 message id through all streams. Records of outcomes name entry ids: those of the entries found are looked up
@@ -7,29 +7,31 @@ there. What was handed back is linked to the record of it by time and order, bec
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agentbus.broker.channel import wrong_channel_types
 from agentbus.broker.connection import Broker
+from agentbus.broker.inspection.found import Found, Place, Step
 from agentbus.broker.inspection.look import (
     EntryId,
     Look,
     StreamLook,
-    fields_of,
     format_id,
     parse_id,
     take_look,
 )
+from agentbus.broker.inspection.records import OutcomeRecord
 from agentbus.broker.inspection.tailing import TailedEntry, entry_of, read_state
+from agentbus.broker.inspection.walking import walk_stream
+from agentbus.broker.inspection.wanted import Wanted
 from agentbus.broker.keys import GROUP, SOURCES, ChannelKeys, InboxKeys, channel_keys, inbox_keys
 from agentbus.errors import MalformedMessage, WrongKeyType
 from agentbus.message.codec import decode
 from agentbus.message.message import Message
 from agentbus.message.topics import is_channel
 
-_PAGE = 500
 #: Links between hand-backs that are followed to the past.
 _MOST_LINKS = 100
 #: From a handed back entry to the record of it. Since Redis 7.2 a script has one time from begin to end.
@@ -37,44 +39,6 @@ _LONGEST_HAND_BACK_MS = 2
 
 #: Told before each address: (index, how many there are, address).
 Progress = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a message is, or where it ended."""
-
-    address: str
-    #: ``waiting``, ``returned``, ``in_flight``, ``due``, ``dead`` or ``ended``; ``logged`` in a channel.
-    status: str
-    #: The lane's priority, ``returned``, ``due``, ``dead`` or ``ended``; ``log`` of a channel.
-    stream: str
-    entry_id: str
-    #: Server time in ms: waiting or held since, due at, dead or ended at; None when no record is left.
-    at_ms: int | None
-    #: Who holds it or ended it.
-    consumer: str | None
-    #: For an ended one the outcome, for a dead one the reason.
-    outcome: str
-    detail: str
-    #: Attempts begun so far, the running one included.
-    attempts: int
-    #: attempt, crashes, expires, first_failure, last_failure, … as the scripts keep them.
-    state: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One outcome of one delivery, as the address recorded it."""
-
-    address: str
-    #: Server time in ms.
-    at_ms: int
-    outcome: str
-    consumer: str
-    stream: str
-    entry_id: str
-    #: The record in ``outcomes``: its place in time also within one millisecond.
-    record_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +60,17 @@ class Trace:
         return bool(self.places or self.steps)
 
 
+async def search_address(broker: Broker, prefix: str, address: str, wanted: Wanted) -> dict[str, Found]:
+    """Return what an address has of the wanted messages, by message id; records alone have no message."""
+    search: _Search | _LogSearch = (
+        _LogSearch(broker, channel_keys(prefix, address), wanted)
+        if is_channel(address)
+        else _Search(broker, inbox_keys(prefix, address), wanted)
+    )
+    await search.run()
+    return search.found
+
+
 async def trace_message(
     broker: Broker,
     prefix: str,
@@ -110,15 +85,11 @@ async def trace_message(
     for index, address in enumerate(addresses):
         if progress is not None:
             progress(index, len(addresses), address)
-        search: _Search | _LogSearch = (
-            _LogSearch(broker, channel_keys(prefix, address), message_id)
-            if is_channel(address)
-            else _Search(broker, inbox_keys(prefix, address), message_id)
-        )
-        await search.run()
-        message = message or search.message
-        places += search.places
-        steps += search.steps
+        found = (await search_address(broker, prefix, address, Wanted(message_id))).get(message_id)
+        if found is not None:
+            message = message or found.message
+            places += found.places
+            steps += found.steps
     return Trace(
         message_id,
         message,
@@ -129,50 +100,68 @@ async def trace_message(
 
 
 class _Search:
-    """The search for one message in one address."""
+    """The search for the wanted messages in one inbox."""
 
-    def __init__(self, broker: Broker, keys: InboxKeys, message_id: str) -> None:
+    def __init__(self, broker: Broker, keys: InboxKeys, wanted: Wanted) -> None:
         self._broker = broker
         self._keys = keys
-        self._id = message_id
-        self.message: Message | None = None
-        self.places: list[Place] = []
-        self.steps: list[Step] = []
-        #: Entries of this message, as (stream, entry id), whose outcomes are looked for.
-        self._entries: set[tuple[str, str]] = set()
+        self._wanted = wanted
+        #: By message id.
+        self.found: dict[str, Found] = {}
+        #: Entries of these messages, (stream, entry id) to message id, whose outcomes are looked for.
+        self._entries: dict[tuple[str, str], str] = {}
 
     async def run(self) -> None:
         look = await take_look(self._broker, self._keys)
-        found = [
+        held = [
             entry
             for stream in look.streams
             if stream.length
             for entry in [entry async for entry in self._entries_in(stream.name, stream.key)]
         ]
-        dead = [entry async for entry in self._entries_in("dead", self._keys.dead)] if look.dead else []
-        ended = [entry async for entry in self._entries_in("ended", self._keys.ended)]
-        for entry in (*found, *dead, *ended):
-            self.message = self.message or entry.message
-        self._entries.update((entry.stream, entry.entry_id) for entry in (*found, *ended))
-        for letter in dead:
-            # The record of the burial names the stream the entry was in; the letter knows only its lane.
-            buried = letter.fields.get("entry", "")
-            self._entries.update({(letter.fields.get("lane", ""), buried), ("returned", buried)})
+        beside = await self._beside_lanes(look)
+        self._note_entries((*held, *beside))
+        due = await self._find_due()
         await self._read_outcomes()
         await self._link_hand_backs()
-        for entry in found:
+        for entry in held:
             stream = look.streams[SOURCES.index(entry.stream)]
-            self.places.append(await self._place(entry, stream, look))
-        await self._find_due()
-        self.places += [self._dead_place(letter) for letter in dead]
-        self.places += [self._ended_place(entry) for entry in ended]
+            self._found(_id_of(entry)).places.append(await self._place(entry, stream, look))
+        for message_id, place in due:
+            self._found(message_id).places.append(place)
+        for entry in beside:
+            self._found(_id_of(entry)).places.append(self._place_beside_lanes(entry))
+
+    async def _beside_lanes(self, look: Look) -> list[TailedEntry]:
+        keys = {"ended": self._keys.ended, "resolved": self._keys.resolved}
+        if look.dead:
+            keys = {"dead": self._keys.dead, **keys}
+        return [entry for name, key in keys.items() async for entry in self._entries_in(name, key)]
+
+    def _note_entries(self, entries: Iterable[TailedEntry]) -> None:
+        """Note under which ids records of outcomes may speak of them."""
+        for entry in entries:
+            message_id = _id_of(entry)
+            if entry.stream != "dead":
+                self._entries[entry.stream, entry.entry_id] = message_id
+            if entry.stream in ("dead", "resolved"):
+                # The record of the burial names the stream the entry was in; the letter knows only its lane.
+                buried = entry.fields.get("entry", "")
+                for stream_name in (entry.fields.get("lane", ""), "returned"):
+                    self._entries[stream_name, buried] = message_id
+
+    def _found(self, message_id: str, message: Message | None = None) -> Found:
+        found = self.found.setdefault(message_id, Found())
+        found.message = found.message or message
+        return found
 
     # --- streams ---
 
     async def _entries_in(self, name: str, key: str) -> AsyncIterator[TailedEntry]:
-        async for raw in _pages(self._broker, key):
-            entry = _entry_with(self._id, self._keys.address, name, raw)
+        async for raw in walk_stream(self._broker, key):
+            entry = _wanted_entry(self._wanted, self._keys.address, name, raw)
             if entry is not None:
+                self._found(_id_of(entry), entry.message)
                 yield entry
 
     async def _place(self, entry: TailedEntry, stream: StreamLook, look: Look) -> Place:
@@ -187,7 +176,7 @@ class _Search:
         if pending:
             since = look.server_ms - int(pending[0][2])
             return self._of(entry, "in_flight", since, pending[0][1].decode(errors="replace"))
-        for step in self.steps:
+        for step in self._found(_id_of(entry)).steps:
             if (step.stream, step.entry_id) == (entry.stream, entry.entry_id):
                 return self._of(entry, "ended", step.at_ms, step.consumer, outcome=step.outcome)
         return self._of(entry, "ended", None, None, detail="the record of its outcome is gone")
@@ -200,6 +189,21 @@ class _Search:
         return Place(
             self._keys.address, status, entry.stream, entry.entry_id, at_ms, consumer, outcome, detail,
             attempts, entry.state,
+        )  # fmt: skip
+
+    def _place_beside_lanes(self, entry: TailedEntry) -> Place:
+        if entry.stream == "dead":
+            return self._dead_place(entry)
+        return self._resolved_place(entry) if entry.stream == "resolved" else self._ended_place(entry)
+
+    def _resolved_place(self, letter: TailedEntry) -> Place:
+        """Return the place of a dead letter that somebody took care of."""
+        fields, dead = letter.fields, self._dead_place(letter)
+        at = fields.get("resolved_at", "")
+        return replace(
+            dead, status="ended", stream="resolved", at_ms=int(at) if at.isdecimal() else letter.at_ms,
+            consumer=fields.get("resolved_by"), outcome="resolved",
+            detail=f"{fields.get('resolution', '')} ({dead.outcome})",
         )  # fmt: skip
 
     def _dead_place(self, letter: TailedEntry) -> Place:
@@ -220,36 +224,42 @@ class _Search:
 
     # --- due ---
 
-    async def _find_due(self) -> None:
-        due_id = self._id
-        while True:
-            text, state = await self._broker.execute("HMGET", self._keys.delayed, due_id, f"{due_id}:state")
-            if text is None:
-                return
-            score = await self._broker.execute("ZSCORE", self._keys.due, due_id)
-            self.message = self.message or _decoded(text)
-            kept = read_state(state)
-            self.places.append(
-                Place(
-                    self._keys.address, "due", "due", due_id, int(float(score)) if score else None, None, "",
-                    _next_place(kept),
-                    _count(kept.get("attempt")), kept,
-                )
-            )  # fmt: skip
-            # A second message with the same id was given a longer name by the server.
-            due_id += "+"
+    async def _find_due(self) -> list[tuple[str, Place]]:
+        return [
+            found
+            for due_id in await self._wanted.due_ids(self._broker, self._keys)
+            if (found := await self._due_place(due_id)) is not None
+        ]
+
+    async def _due_place(self, due_id: str) -> tuple[str, Place] | None:
+        text, state = await self._broker.execute("HMGET", self._keys.delayed, due_id, f"{due_id}:state")
+        message = None if text is None else _decoded(text)
+        if message is None or not self._wanted.takes(message):
+            return None
+        score = await self._broker.execute("ZSCORE", self._keys.due, due_id)
+        self._found(message.message_id, message)
+        kept = read_state(state)
+        return message.message_id, Place(
+            self._keys.address, "due", "due", due_id, int(float(score)) if score else None, None, "",
+            _next_place(kept), _count(kept.get("attempt")), kept,
+        )  # fmt: skip
 
     # --- records ---
 
     async def _read_outcomes(self) -> None:
-        async for entry_id, flat in _pages(self._broker, self._keys.outcomes):
-            record = _Record.read(entry_id, flat)
-            whole = record.message_id == self._id
+        async for entry_id, flat in walk_stream(self._broker, self._keys.outcomes):
+            record = OutcomeRecord.read(entry_id, flat)
+            whole = record.message_id
+            if whole is not None and whole != self._wanted.id and whole not in self.found:
+                whole = None
             for stream, held_id in record.entries:
-                if whole or (stream, held_id) in self._entries or (stream, held_id) == ("due", self._id):
-                    self._note(record, stream, held_id)
+                of = whole or self._entries.get((stream, held_id))
+                if of is None and stream == "due" and (held_id in self.found or held_id == self._wanted.id):
+                    of = held_id
+                if of is not None:
+                    self._note(of, record, stream, held_id)
 
-    def _note(self, record: _Record, stream: str, held_id: str) -> None:
+    def _note(self, message_id: str, record: OutcomeRecord, stream: str, held_id: str) -> None:
         step = Step(
             self._keys.address,
             record.at[0],
@@ -259,33 +269,38 @@ class _Search:
             held_id,
             format_id(record.at),
         )
-        if step not in self.steps:
-            self.steps.append(step)
+        steps = self._found(message_id).steps
+        if step not in steps:
+            steps.append(step)
 
     async def _link_hand_backs(self) -> None:
         """Follow entries of ``returned`` to the record of who handed them back, and from there on."""
-        returned = [held for stream, held in self._entries if stream == "returned"]
-        returned += [step.entry_id for step in self.steps if step.stream == "returned"]
+        returned = {held: of for (stream, held), of in self._entries.items() if stream == "returned"}
+        for message_id, found in self.found.items():
+            returned |= {step.entry_id: message_id for step in found.steps if step.stream == "returned"}
+        for entry_id, message_id in returned.items():
+            await self._link_back(message_id, entry_id)
+
+    async def _link_back(self, message_id: str, entry_id: str) -> None:
         seen: set[str] = set()
-        while returned and len(seen) < _MOST_LINKS:
-            entry_id = returned.pop()
-            if entry_id in seen:
-                continue
+        while entry_id not in seen and len(seen) < _MOST_LINKS:
             seen.add(entry_id)
             origin = await self._hand_back_of(parse_id(entry_id))
-            if origin is not None:
-                record, stream, held_id = origin
-                self._note(record, stream, held_id)
-                if stream == "returned":
-                    returned.append(held_id)
+            if origin is None:
+                return
+            record, stream, held_id = origin
+            self._note(message_id, record, stream, held_id)
+            if stream != "returned":
+                return
+            entry_id = held_id
 
-    async def _hand_back_of(self, entry_id: EntryId) -> tuple[_Record, str, str] | None:
+    async def _hand_back_of(self, entry_id: EntryId) -> tuple[OutcomeRecord, str, str] | None:
         """Return which delivery became this entry of ``returned``; None when more than one might have."""
         at, place = entry_id
         rows = await self._broker.execute(
             "XRANGE", self._keys.outcomes, at, at + _LONGEST_HAND_BACK_MS, "COUNT", 100
         )
-        records = [_Record.read(row[0], row[1]) for row in rows]
+        records = [OutcomeRecord.read(row[0], row[1]) for row in rows]
         records = [record for record in records if record.outcome in ("released", "reclaimed")]
         if len(records) != 1:
             return None
@@ -299,16 +314,14 @@ class _Search:
 
 
 class _LogSearch:
-    """The search for one message in the log of a channel."""
+    """The search for the wanted messages in the log of a channel."""
 
-    def __init__(self, broker: Broker, keys: ChannelKeys, message_id: str) -> None:
+    def __init__(self, broker: Broker, keys: ChannelKeys, wanted: Wanted) -> None:
         self._broker = broker
         self._keys = keys
-        self._id = message_id
-        self.message: Message | None = None
-        self.places: list[Place] = []
+        self._wanted = wanted
         #: A log has no outcomes: nobody takes anything out of it.
-        self.steps: list[Step] = []
+        self.found: dict[str, Found] = {}
 
     async def run(self) -> None:
         try:
@@ -318,67 +331,26 @@ class _LogSearch:
             raise WrongKeyType("; ".join(wrong)) from error
 
     async def _read_log(self) -> None:
-        async for raw in _pages(self._broker, self._keys.log):
-            entry = _entry_with(self._id, self._keys.address, "log", raw)
+        async for raw in walk_stream(self._broker, self._keys.log):
+            entry = _wanted_entry(self._wanted, self._keys.address, "log", raw)
             if entry is not None:
-                self.message = self.message or entry.message
-                self.places.append(
+                found = self.found.setdefault(_id_of(entry), Found(entry.message))
+                found.places.append(
                     Place(entry.address, "logged", "log", entry.entry_id, entry.at_ms, None, "", "", 0)
                 )
 
 
-async def _pages(broker: Broker, key: str) -> AsyncIterator[Sequence[Any]]:
-    """Yield every entry of a stream, read in pages that follow the size of the bodies."""
-    position, size = "-", 10
-    while True:
-        entries = await broker.execute("XRANGE", key, position, "+", "COUNT", size)
-        for entry in entries:
-            yield entry
-        if len(entries) < size:
-            return
-        position = f"({entries[-1][0].decode()}"
-        average = sum(len(value) for entry in entries for value in entry[1] or ()) // size + 1
-        size = max(1, min(_PAGE, 1024 * 1024 // average))
-
-
-def _entry_with(message_id: str, address: str, stream: str, raw: Sequence[Any]) -> TailedEntry | None:
-    """Return an entry if it is the message with this id."""
-    # The id may also be another message's cause or conversation: only the decoded one counts.
-    if not any(message_id.encode() in value for value in raw[1] or ()):
+def _wanted_entry(wanted: Wanted, address: str, stream: str, raw: Sequence[Any]) -> TailedEntry | None:
+    """Return an entry if it is one of the wanted messages."""
+    if not any(wanted.may_be(value) for value in raw[1] or ()):
         return None
     entry = entry_of(address, stream, raw)
-    return entry if entry.message is not None and entry.message.message_id == message_id else None
+    return entry if entry.message is not None and wanted.takes(entry.message) else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
-    """One record of outcomes."""
-
-    at: EntryId
-    consumer: str
-    outcome: str
-    message_id: str | None
-    #: (stream, entry id) of each delivery it speaks of, in the order of the record.
-    entries: tuple[tuple[str, str], ...]
-
-    @classmethod
-    def read(cls, entry_id: bytes, flat: Sequence[bytes]) -> _Record:
-        """Return a record; a stream's name may come several times, and one value may hold many ids."""
-        named = fields_of(flat)
-        entries = tuple(
-            (name.decode(errors="replace"), held_id)
-            for name, value in zip(flat[::2], flat[1::2], strict=True)
-            if name not in (b"consumer", b"outcome", b"message_id", b"count")
-            for held_id in value.decode(errors="replace").split()
-        )
-        message_id = named.get("message_id")
-        return cls(
-            parse_id(entry_id),
-            named.get("consumer", b"").decode(errors="replace"),
-            named.get("outcome", b"").decode(errors="replace"),
-            None if message_id is None else message_id.decode(errors="replace"),
-            entries,
-        )
+def _id_of(entry: TailedEntry) -> str:
+    assert entry.message is not None, "others are not wanted"
+    return entry.message.message_id
 
 
 def _count(value: Any) -> int:

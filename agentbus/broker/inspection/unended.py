@@ -7,7 +7,7 @@ order is that of entry ids, which no move of another message changes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agentbus.broker.connection import Argument, Broker
@@ -81,7 +81,17 @@ class Unended:
             if window.holds((*parse_id(row[0]), source))
         ]
         found.sort(key=lambda one: one[:2], reverse=window.newest_first)
-        return [_entry("waiting", source, row, entry_id[0], "") for entry_id, source, row in found[:most]]
+        kept = [_entry("waiting", source, row, entry_id[0], "") for entry_id, source, row in found[:most]]
+        return await self._say_cancelled(kept)
+
+    async def _say_cancelled(self, kept: list[Kept]) -> list[Kept]:
+        """Name who cancelled what waits and ends when its turn comes."""
+        names = [f"{one.point[2]} {one.entry_id}" for one in kept]
+        marks = await self._broker.execute("HMGET", self._keys.cancelled, *names) if names else ()
+        return [
+            one if by is None else replace(one, detail=f"cancelled by {by.decode(errors='replace')}")
+            for one, by in zip(kept, marks, strict=True)
+        ]
 
     # --- in flight ---
 

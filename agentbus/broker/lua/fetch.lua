@@ -2,23 +2,25 @@
 --@include clock
 --@include entry
 --@include record
+--@include marks
 -- Hands out messages in the order in which they are to be served.
 --
 -- KEYS   1 alive   2 ledger   3 lanes   4 outcomes   5 returned   6..10 lane:critical .. lane:background
+--        11 cancelled
 -- ARGV   1 consumer   2 most messages   3 most bytes
 -- Returns {'fetched', server time in ms, source, entry id, message, state, source, …}
 --         source: 0 returned, 1 critical .. 5 background; message '' = malformed, state '' = none
---         {'expired', server time in ms} when only expired ones were met and there may be more: ask again
+--         {'expired', server time in ms} when only such were met that ended here and there may be more: ask again
 --         {'fenced'}
 --
 -- `returned` comes first, then the lanes by min(time of the oldest waiting, now) + allowance, in a tie the
 -- higher priority. With one lane listed nothing needs comparing; with more, the scores are taken from the
--- streams themselves, because parked reads empty lanes without touching the index. Expired messages end
--- here, unseen. What was read cannot be given back: once something is taken no error may end the call.
+-- streams themselves, because parked reads empty lanes without touching the index. Expired and
+-- cancelled messages end here, unseen. What was read cannot be given back: once something is taken no error may end the call.
 local ALLOWANCE = {-600000, 0, 2000, 30000, 300000}
 local NAMES = {'critical', 'high', 'normal', 'low', 'background'}
 local INDEX = {critical = 1, high = 2, normal = 3, low = 4, background = 5}
--- Entries that expired unseen and may end in one call: a backlog of them must not hold up the server.
+-- Entries that may end unseen in one call: a backlog of them must not hold up the server.
 local MOST_ENDED = 500
 -- Entries of one read. Sizes vary, and the first few say little of the next thousand.
 local LONGEST_READ = 64
@@ -28,11 +30,13 @@ if redis.call('HEXISTS', KEYS[1], consumer) == 0 then return {'fenced'} end
 local now = now_ms()
 local results = {'fetched', now}
 local taken, bytes_taken, ended = 0, 0, {count = 0}
+-- Cancelled ones by who cancelled them. Asked once: hardly ever is anything marked.
+local marked, cancelled, unseen = redis.call('EXISTS', KEYS[11]) == 1, {}, 0
 -- Lanes that this call found empty or broken; what the server said of a broken stream; whether to stop.
 local done, problem, stopped = {}, nil, false
 
 local function may_go_on()
-  return taken < wanted and bytes_taken < bytes_left and ended.count < MOST_ENDED and not stopped
+  return taken < wanted and bytes_taken < bytes_left and unseen < MOST_ENDED and not stopped
 end
 
 -- A group that is gone stops everything, so that the caller learns of it and makes it anew before other
@@ -44,10 +48,17 @@ local function note_problem(reply)
 end
 
 local function hand_out(source, entry)
+  local by = marked and take_mark(KEYS[11], source, entry[1])
+  if by then
+    end_cancelled(cancelled, KEYS[5 + source], source, entry[1], by)
+    unseen = unseen + 1
+    return
+  end
   local message, state = parts(entry[2] or {})
   if state and ends_unseen(message, decode_state(state), now) then
     redis.call('XACK', KEYS[5 + source], 'inbox', entry[1])
     note(ended, source, entry[1])
+    unseen = unseen + 1
     return
   end
   local place = #results
@@ -63,7 +74,7 @@ end
 -- stays near the byte limit even if each is a megabyte.
 local function chunk_of(most)
   local chunk = math.min(most, wanted - taken, LONGEST_READ)
-  if taken == 0 then return math.min(chunk, ended.count > 0 and MOST_ENDED - ended.count or 4) end
+  if taken == 0 then return math.min(chunk, unseen > 0 and MOST_ENDED - unseen or 4) end
   local average = math.max(1, bytes_taken / taken)
   return math.max(1, math.min(chunk, math.floor((bytes_left - bytes_taken) / average)))
 end
@@ -183,6 +194,9 @@ end
 if ended.count > 0 then
   redis.call('HINCRBY', KEYS[2], 'expired', ended.count)
   write_record(KEYS[4], consumer, 'expired', ended)
+end
+if unseen > 0 then
+  write_cancelled(KEYS[2], KEYS[4], cancelled)
   if taken == 0 and not may_go_on() and not stopped then results[1] = 'expired' end
 end
 if taken == 0 and problem then return redis.error_reply(problem.err) end

@@ -5,13 +5,16 @@
 --@include room
 --@include window
 --@include topic_policy
+--@include loops
 -- Stores one frozen batch of one publisher.
 --
 -- KEYS   1 producer record   2 ledger   3 lanes   4 due   5 delayed   6 dead
 --        7 keys:0   8 keys:1   9 keys:due   10..14 lane:critical .. lane:background   15 policy
+--        16 loops:0   17 loops:1   where there are options
 -- ARGV   1 position of the first message   2 one digit per message: its lane (0 critical .. 4 background)
 --        3 life of the producer record (ms)   4 most unsettled messages   5 window of keys (ms)
---        6 options: '' or JSON {"<index>": {id, ttl, delay, at, key, digest, strict}} (ms)
+--        6 options: '' or JSON {"<index>": {id, ttl, delay, at, key, digest, strict, hops, pair}, loops: [most
+--          hops, most messages, window]} (ms); `loops` where a message has hops
 --        7 nudge channel   8 .. the messages (JSON text)
 -- Returns {'stored', served, durability by policy or '', result …}   in order of the messages: an entry id,
 --         'due <id> <time in ms>', or '!refusal'; the durability goes on with ` <type>=<level>` for each
@@ -48,6 +51,7 @@ if first ~= last + 1 then return {'gap', last} end
 
 local options = ARGV[6] ~= '' and cjson.decode(ARGV[6]) or nil
 local now = (options or default_ttl or topic_ttls) and now_ms()
+local loops = options and options.loops and loop_guard(KEYS[15], KEYS[16], KEYS[17], options.loops, now)
 local refused, any_refused = {}, false
 local added = {0, 0, 0, 0, 0}
 local results = {'stored', served, durability}
@@ -89,6 +93,8 @@ local function store_special(option, lane, message, policy_ttl)
   if option.strict and served == 0 then return '!unknown' end
   local seen = seen_key(option)
   if seen then return '!' .. seen end
+  local looping = option.pair and loops.refusal(option, message)
+  if looping then return '!' .. looping end
   local state = {}
   local ttl = option.ttl or policy_ttl
   if ttl then state.expires = now + ttl end
@@ -97,12 +103,14 @@ local function store_special(option, lane, message, policy_ttl)
     if state.expires and state.expires <= due then return '!expires' end
     local stored = store_delayed(option, lane, message, state, due)
     if failed(stored) then return stored end
+    if option.pair then loops.count(option) end
     remember_key(option, stored, true)
     return string.format('%s %.0f', stored, due)
   end
   local stored = add_entry(KEYS[9 + lane], message, state)
   if not failed(stored) then
     added[lane] = added[lane] + 1
+    if option.pair then loops.count(option) end
     remember_key(option, NAMES[lane] .. ' ' .. stored, false)
   end
   return stored
@@ -134,6 +142,7 @@ end
 
 redis.call('SET', KEYS[1],
   string.format('%d %d %s', first, first + count - 1, any_refused and cjson.encode(refused) or ''), 'PX', record_ms)
+if loops then loops.finish() end
 if accepted > 0 then redis.call('HINCRBY', KEYS[2], 'accepted', accepted) end
 for lane = 1, 5 do
   if added[lane] > 0 then

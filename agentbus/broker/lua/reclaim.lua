@@ -4,10 +4,11 @@
 --@include due
 --@include letters
 --@include record
+--@include marks
 -- Takes everything from a consumer that is dead, in bounded steps.
 --
 -- KEYS   1 alive   2 started   3 ledger   4 dead   5 outcomes   6 returned   7..11 lanes
---        12 due   13 delayed   14 resolved   15 policy
+--        12 due   13 delayed   14 resolved   15 policy   16 cancelled
 -- ARGV   1 consumer   2 the beat that the reclaimer saw stand still; '' = the name is not in `alive`
 --        3 most entries   4 crashes that make a message dead   5 nudge channel
 -- Returns {'reclaimed', moved, 1 if there is more, how many of the dead letters are parked,
@@ -33,7 +34,7 @@ else
   redis.call('HDEL', KEYS[1], consumer)
 end
 local now, moved, ended, vanished, bytes, kept, parked = now_ms(), 0, 0, 0, 0, 0, 0
-local letters, returned, expiries = {}, {}, {}
+local letters, returned, expiries, cancelled = {}, {}, {}, {}
 -- Bodies moved in one step: it must not hold up the server.
 local MOST_BYTES = 4194304
 
@@ -59,6 +60,13 @@ end
 
 -- Puts one entry where it belongs now; false leaves it pending for a later sweep.
 local function place(stream, source, id, fields)
+  -- A parked read whose reply was lost may have taken what was cancelled.
+  local by = take_mark(KEYS[16], source, id)
+  if by then
+    ended = ended + 1
+    end_cancelled(cancelled, stream, source, id, by)
+    return false
+  end
   local message, text = parts(fields)
   bytes = bytes + #(message or '')
   if not message then return not failed(add_raw(KEYS[6], fields)), true end
@@ -123,8 +131,9 @@ if returned.count then
   redis.call('HINCRBY', KEYS[3], 'added:returned', returned.count)
   write_record(KEYS[5], consumer, 'reclaimed', returned)
 end
-if ended > 0 then
-  redis.call('HINCRBY', KEYS[3], 'expired', ended)
+write_cancelled(KEYS[3], KEYS[5], cancelled)
+if expiries.count then
+  redis.call('HINCRBY', KEYS[3], 'expired', expiries.count)
   write_record(KEYS[5], consumer, 'expired', expiries)
 end
 return {'reclaimed', moved + ended, more and 1 or 0, parked, unpack(letters)}

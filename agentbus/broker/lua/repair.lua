@@ -1,8 +1,8 @@
 #!lua
 -- Gives a stream that takes no more entries (its last id is the largest possible) a new stream.
 --
--- KEYS   1 the stream   2 a free key, used within this script only
--- ARGV   1 most waiting entries to copy
+-- KEYS   1 the stream   2 a free key, used within this script only   3 cancelled
+-- ARGV   1 most waiting entries to copy   2 the stream's place among the sources
 -- Returns {'repaired', entries copied, entries of history dropped}
 --         {'healthy'}   {'held', how many are in flight}   {'many', how many wait}   {'unreadable', entry id}
 --
@@ -32,7 +32,7 @@ for _, flat in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
 end
 
 redis.call('DEL', KEYS[2])
-local copied, last = 0, '0-0'
+local copied, last, new_ids = 0, '0-0', {}
 while position ~= LARGEST do
   local entries = redis.call('XRANGE', KEYS[1], '(' .. position, '+', 'COUNT', 10)
   if #entries == 0 then break end
@@ -45,6 +45,7 @@ while position ~= LARGEST do
       return {'many', copied}
     end
     position, last = entry[1], id
+    new_ids[#new_ids + 1] = {entry[1], id}
   end
 end
 
@@ -54,4 +55,14 @@ redis.call('XGROUP', 'CREATE', KEYS[2], 'inbox', '0', 'MKSTREAM', 'ENTRIESREAD',
 redis.call('XSETID', KEYS[2], last, 'ENTRIESADDED', added, 'MAXDELETEDID', '0-0')
 if not group then redis.call('XGROUP', 'DESTROY', KEYS[2], 'inbox') end
 redis.call('RENAME', KEYS[2], KEYS[1])
+-- What was cancelled and waits still is marked by its entry id.
+if redis.call('EXISTS', KEYS[3]) == 1 then
+  for _, pair in ipairs(new_ids) do
+    local by = redis.pcall('HGET', KEYS[3], ARGV[2] .. ' ' .. pair[1])
+    if type(by) == 'string' then
+      redis.call('HDEL', KEYS[3], ARGV[2] .. ' ' .. pair[1])
+      redis.call('HSET', KEYS[3], ARGV[2] .. ' ' .. pair[2], by)
+    end
+  end
+end
 return {'repaired', copied, stream.length - copied}

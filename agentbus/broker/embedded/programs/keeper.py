@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import subprocess
 
+    from agentbus.broker.embedded.programs.append_file import cut_torn_end
     from agentbus.broker.embedded.programs.server_line import ServerLine, ServerSaidNo, answers
     from agentbus.broker.embedded.programs.server_process import end_server, start_server
     from agentbus.broker.embedded.programs.workers_process import WorkerFiles, WorkersProcess
 else:
+    from append_file import cut_torn_end
     from server_line import ServerLine, ServerSaidNo, answers
     from server_process import end_server, start_server
     from workers_process import WorkerFiles, WorkersProcess
@@ -135,6 +137,17 @@ class Keeper:
 
     def start(self) -> str | None:
         """Start the server and wait until it answers; return what went wrong, if anything did."""
+        problem = self._start_server()
+        if problem is None or self._server is None or self._server.poll() is None:
+            return problem
+        # The kill that ended it may have torn the last step in its file, which it then refuses.
+        cut = cut_torn_end(self._plan.facts["data"])
+        if cut is None:
+            return problem
+        say(cut)
+        return self._start_server()
+
+    def _start_server(self) -> str | None:
         remove(self._plan.socket)
         try:
             # The server inherits the lock on the data: should this process be killed, nobody can start
