@@ -29,8 +29,8 @@ def test_agents_review_a_diff_and_a_person_reads_along(
     with (
         seen.open("w") as log,
         subprocess.Popen(
-            [sys.executable, "-m", "agentbus.cli", "tail", "project.demo", "--json"],
-            cwd=tmp_path, env=command.environment, stdout=log, stderr=subprocess.STDOUT,
+            [sys.executable, "-m", "agentbus.cli", "tail", "project.demo", "-n", "100", "--json"],
+            cwd=tmp_path, env=command.environment, stdout=log, stderr=subprocess.DEVNULL,
         ) as person,
     ):  # fmt: skip
         finished = subprocess.run(
