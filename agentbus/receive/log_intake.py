@@ -53,6 +53,10 @@ class LogIntake:
             else:
                 await self._breathe()
 
+    def look(self) -> None:
+        """Look at the log now, although nothing was heard of it."""
+        self._grown.set()
+
     async def stop(self, reader: asyncio.Task[None]) -> None:
         """End the reader; what it is being handed still arrives."""
         self._stopping = True

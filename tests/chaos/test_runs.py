@@ -86,13 +86,13 @@ def test_a_fleet_with_schedules_dead_letters_and_an_archive_comes_through_kills_
 def test_channels_lose_nothing_and_keep_their_order_through_kills_and_freezes(
     seed: str, default_server: ServerBinary
 ) -> None:
-    result = run_channels(seed, 800, 8, default_server, "always")
+    result = run_channels(seed, 600, 6, default_server, "always")
     accept(channel_figure_of(result))
-    assert result.broken.total() == 8
+    assert result.broken.total() == 6
     # Each judge had something to judge.
     counts = result.finding.counts
-    assert counts["first deliveries in order"] > 1_000
-    assert counts["retry after a failure"] > 20 and counts["dead letters"] and counts["missed"]
+    assert counts["first deliveries in order"] > 800
+    assert counts["retry after a failure"] > 10 and counts["dead letters"] and counts["missed"]
 
 
 @pytest.mark.timeout(120)
