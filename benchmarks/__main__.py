@@ -49,6 +49,9 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         crowd_agents=(100 if quick else 1000) if scenarios else 0,
         crowd_messages=10 if quick else 30,
         letters=(10_000 if quick else 100_000) if scenarios else 0,
+        fan_out_rounds=min(rounds, 1 if quick else 2),
+        most_subscribers=100 if quick else 1000,
+        idle_seconds=2.0 if quick else 4.0,
     )
 
 

@@ -1,6 +1,6 @@
 # The speed comparison, included by the root Makefile.
-#   make bench                 the whole run, about seven minutes; writes docs/benchmarks.md and its chart
-#   make bench ARGS=--quick    a small run of everything, about one minute; a look, not a result
+#   make bench                 the whole run, about nine minutes; writes docs/benchmarks.md and its chart
+#   make bench ARGS=--quick    a small run of everything, about two minutes; a look, not a result
 #   make bench ARGS="--only agentbus --only raw-read"
 
 bench:

@@ -33,6 +33,11 @@ class BrokerState:
         stats = await self._client.memory_stats()
         return int(stats["dataset.bytes"])
 
+    async def processor_seconds(self) -> float:
+        """Processor time that the server has used so far."""
+        info = await self._client.info("cpu")
+        return float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
+
     async def name_and_version(self) -> tuple[str, str]:
         """Kind of server (redis or valkey) and its version."""
         info = await self._client.info("server")

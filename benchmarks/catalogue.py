@@ -7,12 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from . import tuning
-from .protocol import BOTH, CONSUME, LATENCY, PUBLISH, PUBLISHERS
+from .protocol import BOTH, CONSUME, FAN_OUT, LATENCY, PUBLISH, PUBLISHERS, ROUND_TRIP, TO_MANY
 
 if TYPE_CHECKING:
     from .protocol import Candidate
 
-EVERYTHING = frozenset({PUBLISH, CONSUME, BOTH, LATENCY})
+ONE_QUEUE = frozenset({PUBLISH, CONSUME, BOTH, LATENCY})
 REDIS_DRIVER = ("redis", "hiredis")
 
 
@@ -29,18 +29,19 @@ class Entry:
     """What does the work, for the table of versions."""
     setup: str
     """How it was set up, after its own documentation."""
-    measures: frozenset[str] = EVERYTHING
+    measures: frozenset[str] = ONE_QUEUE
 
     @property
     def at_home(self) -> bool:
         """Runs in the project's own environment; the others need the peers' one."""
-        return self.module in ("raw", "agentbus")
+        return self.module in ("raw", "raw_many", "agentbus")
 
 
 RAW_PUBLISH, RAW_PIPELINE, RAW_CONSUME, RAW_LATENCY = "raw-script", "raw-pipeline", "raw-read", "raw-latency"
 AGENTBUS, AGENTBUS_MANY = "agentbus", "agentbus-many"
 FASTSTREAM, TASKIQ, STREAQ, RABBITMQ = "faststream", "taskiq", "streaq", "rabbitmq"
 JETSTREAM, JETSTREAM_PUSH = "jetstream", "jetstream-push"
+RAW_FAN_OUT, RAW_HOPS, NATS_CORE = "raw-fan-out", "raw-hops", "nats-core"
 
 CATALOGUE: dict[str, Entry] = {
     RAW_PUBLISH: Entry(
@@ -68,12 +69,30 @@ CATALOGUE: dict[str, Entry] = {
         "One process, two connections; the XACK comes after the clock has stopped.",
         frozenset({LATENCY}),
     ),
+    RAW_FAN_OUT: Entry(
+        "raw: a group for each subscriber",
+        *("raw_many", "RawFanOut", "redis", REDIS_DRIVER),
+        f"One connection a process; pipelines that acknowledge and read for {tuning.RAW_GROUPS_AT_ONCE} "
+        f"groups, COUNT {tuning.RAW_BATCH}. No handler, no decoding. To many recipients: one pipeline of "
+        "XADD.",
+        frozenset({FAN_OUT, TO_MANY}),
+    ),
+    RAW_HOPS: Entry(
+        "raw: two hops, XADD to a parked read and back",
+        *("raw_many", "RawHops", "redis", REDIS_DRIVER),
+        "The question to a parked XREADGROUP, the answer to a parked XREAD; the XACK travels with the "
+        "answer. With many at once both read up to 500 a call.",
+        frozenset({ROUND_TRIP}),
+    ),
     AGENTBUS: Entry(
         "agentbus",
         *("agentbus", "AgentBus", "redis", ("agentbus-redis", *REDIS_DRIVER, "orjson")),
         f"`bus.publish`; `Agent(name, concurrency={tuning.AGENTBUS_CONCURRENCY})` with one async handler. "
         f"An inbox may hold {tuning.AGENTBUS_ADDRESS_LIMIT:,} messages; everything else default: bodies "
-        "validated, retries, leases, dead letters, ledger and history on.",
+        "validated, retries, leases, dead letters, ledger and history on. Fan-out: an agent for each "
+        'subscriber with `agent.on("channel.<name>.note")`, `bus.publish_many`. Round trips: `bus.request`. '
+        "To many recipients: as many `bus.publish` at once.",
+        ONE_QUEUE | {FAN_OUT, ROUND_TRIP, TO_MANY},
     ),
     AGENTBUS_MANY: Entry(
         "agentbus, publish_many",
@@ -87,7 +106,9 @@ CATALOGUE: dict[str, Entry] = {
         f"`StreamSub(group=…, consumer=…, max_records={tuning.FASTSTREAM_RECORDS})`, XACK after the handler "
         "(`AckPolicy.REJECT_ON_ERROR`, its default), one worker (its default; with a handler that does "
         f"nothing faster than 10, 100 or 500), no logging, `max_connections={PUBLISHERS}` (with its 100 the "
-        "publishing tasks get errors).",
+        "publishing tasks get errors). Fan-out: a group for each subscriber. Round trips: `broker.request` "
+        "to a stream.",
+        ONE_QUEUE | {FAN_OUT, ROUND_TRIP, TO_MANY},
     ),
     TASKIQ: Entry(
         "taskiq, Redis stream broker",
@@ -106,7 +127,9 @@ CATALOGUE: dict[str, Entry] = {
         *("jetstream", "JetStream", "nats", ("nats-py",)),
         "What its documentation recommends for durable work: `js.publish`, durable pull consumer, "
         f"`fetch({tuning.JETSTREAM_BATCH})`, explicit ack after the handler, "
-        f"`max_ack_pending={tuning.JETSTREAM_IN_FLIGHT:,}`. File storage, synced in its default interval.",
+        f"`max_ack_pending={tuning.JETSTREAM_IN_FLIGHT:,}`. File storage, synced in its default interval. "
+        "Fan-out: one stream, a durable consumer for each subscriber.",
+        ONE_QUEUE | {FAN_OUT, TO_MANY},
     ),
     JETSTREAM_PUSH: Entry(
         "NATS JetStream, push consumer",
@@ -114,6 +137,13 @@ CATALOGUE: dict[str, Entry] = {
         "The fastest way found: `js.publish_async` with its future awaited, durable push consumer with a "
         "callback (its own examples call push consumers legacy), explicit ack after it, "
         f"`max_ack_pending={tuning.JETSTREAM_IN_FLIGHT:,}`. Same storage.",
+        ONE_QUEUE | {FAN_OUT, TO_MANY},
+    ),
+    NATS_CORE: Entry(
+        "NATS core, request and reply",
+        *("nats_core", "NatsCore", "nats", ("nats-py",)),
+        "`connection.request` to a subscription that responds. Nothing is stored: at most once.",
+        frozenset({ROUND_TRIP}),
     ),
     RABBITMQ: Entry(
         "RabbitMQ quorum queue, aio-pika",

@@ -1,4 +1,4 @@
-"""The chart: two panels of bars as an SVG file, readable on light and dark pages."""
+"""The chart: panels of bars as an SVG file, readable on light and dark pages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .catalogue import AGENTBUS, AGENTBUS_MANY, CATALOGUE
 from .protocol import BODY_BYTES
-from .results import CONSUME, PUBLISH
+from .results import AT_ONCE, CONSUME, PUBLISH, fan_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +22,13 @@ LABELS = 268
 VALUES = 64
 """Room behind the longest bar for its figure."""
 TITLE, PANEL_HEAD, ROW, BAR, PANEL_GAP, FOOT = 52, 30, 27, 17, 22, 42
+
+PANELS = (
+    (PUBLISH, "publish, confirmed"),
+    (CONSUME, "consume, handled and settled"),
+    (fan_out(100), "one channel, 100 subscribers in two processes: deliveries"),
+    (AT_ONCE, "requests answered, 100 at once"),
+)
 
 STYLE = """
   .page { fill: #ffffff; stroke: #d0d7de } .title { fill: #1f2328; font-weight: 600; font-size: 17px }
@@ -56,7 +63,7 @@ class Panel:
 def _kind(name: str) -> str:
     if name in (AGENTBUS, AGENTBUS_MANY):
         return "own"
-    return "raw" if CATALOGUE[name].module == "raw" else "peer"
+    return "raw" if CATALOGUE[name].module in ("raw", "raw_many") else "peer"
 
 
 def _figure(rate: float) -> str:
@@ -92,9 +99,9 @@ def _drawn(panel: Panel) -> Iterator[str]:
 
 def draw(results: Results, candidates: tuple[str, ...]) -> str:
     """The SVG text, candidates in the order given; a measure that nobody has gets no panel."""
-    parts = [_text(MARGIN, 36, f"Messages per second, one process, {BODY_BYTES}-byte bodies", "title")]
+    parts = [_text(MARGIN, 36, f"Messages per second, {BODY_BYTES}-byte bodies", "title")]
     bottom: float = TITLE
-    for measure, title in ((PUBLISH, "publish, confirmed"), (CONSUME, "consume, handled and settled")):
+    for measure, title in PANELS:
         spreads = {name: spread for name in candidates if (spread := results.spread(name, measure))}
         if spreads:
             panel = Panel(title, bottom, spreads)

@@ -5,8 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .catalogue import AGENTBUS, AGENTBUS_MANY, FASTSTREAM, JETSTREAM, RAW_CONSUME, RAW_LATENCY, RAW_PUBLISH
-from .results import CONSUME, LATENCY, PUBLISH
+from .catalogue import (
+    AGENTBUS,
+    AGENTBUS_MANY,
+    FASTSTREAM,
+    JETSTREAM,
+    RAW_CONSUME,
+    RAW_HOPS,
+    RAW_LATENCY,
+    RAW_PUBLISH,
+)
+from .fan_out_sizes import LARGEST, TO_LARGEST
+from .results import CONSUME, LATENCY, ONE_TRIP, PUBLISH, fan_out
 
 if TYPE_CHECKING:
     from .results import Key, Results
@@ -106,6 +116,31 @@ def _revival_goal(results: Results) -> Goal:
     return Goal(text, "≤ 1.2x", "", measured, met)
 
 
+def _largest_goal(results: Results) -> Goal:
+    """Everybody has everything: the slowest round counts."""
+    rates = results.values.get((AGENTBUS, fan_out(LARGEST)), {}).values()
+    slowest = LARGEST * TO_LARGEST / min(rates) if rates else None
+    return Goal(
+        f"{LARGEST:,} subscribers x {TO_LARGEST} messages on one channel: everybody has everything",
+        "≤ 10 s",
+        "",
+        f"{slowest:.1f} s" if slowest else "—",
+        _verdict(slowest, 10, None, most=True),
+    )
+
+
+def _many_goals(results: Results) -> list[Goal]:
+    """Channels with many subscribers, requests with answers."""
+    measure = fan_out(100)
+    ours, trips = (AGENTBUS, measure), ((AGENTBUS, ONE_TRIP), (RAW_HOPS, ONE_TRIP))
+    return [
+        _ratio_goal(results, "fan-out to 100 subscribers, over FastStream", (ours, (FASTSTREAM, measure)), 3),
+        _ratio_goal(results, "fan-out to 100 subscribers, over JetStream", (ours, (JETSTREAM, measure)), 1),
+        _largest_goal(results),
+        _ratio_goal(results, "request and reply, median, over two raw hops", trips, 2.5, most=True),
+    ]
+
+
 def judge(results: Results) -> list[Goal]:
     """All goals, in the order of the design."""
     out, into = (AGENTBUS, PUBLISH), (AGENTBUS, CONSUME)
@@ -121,6 +156,7 @@ def judge(results: Results) -> list[Goal]:
     return [
         *(_ratio_goal(results, text, pair, goal, step) for text, pair, goal, step in ratios),
         _ratio_goal(results, "idle latency, over raw", latency, 1.5, 2, most=True),
+        *_many_goals(results),
         *_backlog_goals(results),
         _crowd_goal(results),
         _revival_goal(results),

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import json
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
 BODY_BYTES = 250
@@ -21,6 +21,7 @@ PUBLISHERS = 500
 """Tasks that publish at once, each awaiting its message's confirmation before the next one."""
 
 PUBLISH, CONSUME, BOTH, LATENCY = "publish", "consume", "both", "latency"
+FAN_OUT, ROUND_TRIP, TO_MANY = "fan-out", "round trip", "to many"
 
 
 def body() -> dict[str, str]:
@@ -96,3 +97,44 @@ class Candidate(ABC):
     def server_versions(self) -> dict[str, str]:
         """Name and version of the server, where the runner does not start it as a Redis."""
         return {}
+
+
+class Broadcasting(Protocol):
+    """What a system has to be able to do for the fan-out: one message, many subscribers."""
+
+    async def open_channel(self, channel: str, subscribers: int) -> None:
+        """Make what the system does not make by itself when somebody subscribes."""
+
+    def subscribing(
+        self, channel: str, numbers: range, on_message: Callable[[], None]
+    ) -> AbstractAsyncContextManager[None]:
+        """Serve these subscribers, each with a durable cursor and an async handler; settle after it.
+
+        Entered when nothing announced from now on is missed.
+        """
+
+    async def announce_all(self, channel: str, count: int) -> None:
+        """Publish `count` messages once each, all confirmed, in the fastest way the system offers."""
+
+    async def unread(self, channel: str) -> int:
+        """How many deliveries of all subscribers together are not settled."""
+
+
+class Asking(Protocol):
+    """What a system has to be able to do for the round trips."""
+
+    def answering(self, queue: str) -> AbstractAsyncContextManager[None]:
+        """Answer every request on `queue` with its own body."""
+
+    async def ask(self, queue: str) -> None:
+        """Send one request and return when its answer is there."""
+
+
+class ToMany(Protocol):
+    """What a system has to be able to do for a message to many recipients."""
+
+    async def prepare(self, queue: str) -> None:
+        """Make the queue exist."""
+
+    async def send_to(self, queues: Sequence[str]) -> None:
+        """Send one body to all of these, confirmed."""

@@ -6,9 +6,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import chart, machine
-from .catalogue import AGENTBUS, CATALOGUE, RAW_LATENCY
+from .catalogue import AGENTBUS, CATALOGUE, RAW_HOPS, RAW_LATENCY
+from .fan_out_sizes import LARGEST, SUBSCRIBER_PROCESSES, SUBSCRIBERS, TO_LARGEST
 from .protocol import BODY_BYTES, PUBLISHERS
-from .results import BOTH_IN, BOTH_OUT, CONSUME, LATENCY, PUBLISH
+from .results import (
+    AT_ONCE,
+    BOTH_IN,
+    BOTH_OUT,
+    CONSUME,
+    LATENCY,
+    ONE_TRIP,
+    PUBLISH,
+    SEND_TO_MANY,
+    fan_out,
+)
+from .tuning import AT_ONCE as REQUESTS_AT_ONCE
+from .tuning import RECIPIENTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,13 +53,11 @@ def _times(results: Results, name: str, measure: str) -> str:
     if name == AGENTBUS:
         return ""
     ratio = results.ratio((AGENTBUS, measure), (name, measure))
-    return (
-        f"{ratio.median:.2g}x"
-        if ratio and ratio.median < 10
-        else f"{ratio.median:.0f}x"
-        if ratio
-        else NOTHING
-    )
+    return _short(ratio.median) if ratio else NOTHING
+
+
+def _short(ratio: float) -> str:
+    return f"{ratio:.2g}x" if ratio < 10 else f"{ratio:.0f}x"
 
 
 def _rates(results: Results, plan: Plan, measures: tuple[str, str], heads: tuple[str, str]) -> str:
@@ -76,6 +87,64 @@ def _latencies(results: Results, plan: Plan) -> str:
         over = f"{ratio.median:.2f}x" if ratio and name != RAW_LATENCY else ""
         rows.append([CATALOGUE[name].title, f"{middle * 1000:.3f}", f"{late * 1000:.3f}", over])
     return _table(["milliseconds, publish to handler", "median", "p99", "over raw"], rows)
+
+
+def _fan_out(results: Results, plan: Plan) -> str:
+    """Deliveries a second by number of subscribers, and how agentbus stands to each."""
+    rows = []
+    for name in plan.candidates:
+        measures = [fan_out(size) for size in SUBSCRIBERS]
+        if any(results.spread(name, measure) for measure in measures):
+            cells = []
+            for measure in measures:
+                spread, times = results.spread(name, measure), _times(results, name, measure)
+                cells.append(
+                    f"{spread.median:,.0f}" + (f" ({times})" if times else "") if spread else NOTHING
+                )
+            rows.append([CATALOGUE[name].title, *cells])
+    return _table(["deliveries per second to", *(f"{size:,}" for size in SUBSCRIBERS)], rows)
+
+
+def _idle(results: Results) -> str:
+    found = results.idle
+    if found is None:
+        return "What subscribers cost that hear nothing was not measured."
+    return (
+        f"{found.subscribers:,} subscribed agents that hear nothing cost their processes "
+        f"{found.processes:.0%} of a core together and the server {found.server:.0%}."
+    )
+
+
+def _round_trips(results: Results, plan: Plan) -> str:
+    rows = []
+    for name in plan.candidates:
+        trip, rate = results.spread(name, ONE_TRIP), results.spread(name, AT_ONCE)
+        if trip and rate:
+            ratio = results.ratio((name, ONE_TRIP), (RAW_HOPS, ONE_TRIP))
+            over = _short(ratio.median) if ratio and name != RAW_HOPS else ""
+            times = _times(results, name, AT_ONCE)
+            rows.append(
+                [CATALOGUE[name].title, f"{trip.median * 1000:.3f}", over, f"{rate.median:,.0f}", times]
+            )
+    head = [
+        "",
+        "one at a time, median ms",
+        "over raw",
+        f"{REQUESTS_AT_ONCE} at once, per second",
+        "agentbus is",
+    ]
+    return _table(head, rows)
+
+
+def _to_many(results: Results, plan: Plan) -> str:
+    rows = []
+    for name in plan.candidates:
+        spread = results.spread(name, SEND_TO_MANY)
+        if spread:
+            ratio = results.ratio((name, SEND_TO_MANY), (AGENTBUS, SEND_TO_MANY))
+            ours = _short(ratio.median) if ratio and name != AGENTBUS else ""
+            rows.append([CATALOGUE[name].title, f"{spread.median * 1000:.2f}", ours])
+    return _table([f"one message to {RECIPIENTS} recipients", "median ms", "of agentbus's time"], rows)
 
 
 def goals_table(goals: list[Goal]) -> str:
@@ -171,6 +240,13 @@ def write(path: Path, root: Path, command: str, plan: Plan, results: Results, go
             backlog=_backlog(results),
             crowd=_crowd(results),
             revival=_revival(results),
+            fan_out=_fan_out(results, plan),
+            idle=_idle(results),
+            round_trips=_round_trips(results, plan),
+            to_many=_to_many(results, plan),
+            subscriber_processes=SUBSCRIBER_PROCESSES,
+            largest=f"{LARGEST:,}",
+            to_largest=TO_LARGEST,
             missing=_missing(results),
             setups=_setups(plan),
             facts=_facts(root, command, results),

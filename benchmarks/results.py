@@ -13,6 +13,12 @@ Key = tuple[str, str]
 
 PUBLISH, CONSUME, LATENCY = "publish", "consume", "latency"
 BOTH_OUT, BOTH_IN = "both, out", "both, in"
+ONE_TRIP, AT_ONCE, SEND_TO_MANY = "round trip", "round trips at once", "send to many"
+
+
+def fan_out(subscribers: int) -> str:
+    """The measure: deliveries a second to so many subscribers of one channel."""
+    return f"fan-out to {subscribers}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,15 @@ class Revival:
         return self.fresh_before / self.fresh_beside
 
 
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """What subscribers of a channel cost that hear nothing, in shares of a core."""
+
+    subscribers: int
+    processes: float
+    server: float
+
+
 @dataclass(slots=True)
 class Results:
     """Everything one run found."""
@@ -91,6 +106,7 @@ class Results:
     backlog: Backlog | None = None
     crowd: Crowd | None = None
     revival: Revival | None = None
+    idle: Idle | None = None
     seconds: float = 0.0
 
     def spread(self, candidate: str, measure: str) -> Spread | None:
@@ -129,8 +145,9 @@ class Results:
             "backlog": _slots(self.backlog),
             "crowd": _slots(self.crowd),
             "revival": _slots(self.revival),
+            "idle": _slots(self.idle),
         }
 
 
-def _slots(found: Backlog | Crowd | Revival | None) -> dict[str, Any] | None:
+def _slots(found: Backlog | Crowd | Revival | Idle | None) -> dict[str, Any] | None:
     return {name: getattr(found, name) for name in found.__slots__} if found else None

@@ -10,7 +10,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from . import backlog, crowd, machine, revival
+from . import backlog, crowd, fan_out, machine, revival, round_trips
 from .broker_state import BrokerState
 from .catalogue import AGENTBUS, AGENTBUS_MANY, CATALOGUE, RAW_PUBLISH
 from .processes import SideFailed, talking
@@ -46,6 +46,9 @@ class Plan:
     """Messages that each agent of the crowd sends."""
     letters: int
     """Dead letters that are retried beside fresh traffic."""
+    fan_out_rounds: int
+    most_subscribers: int
+    idle_seconds: float
 
 
 class Runner:
@@ -127,6 +130,8 @@ class Runner:
             for name in self.plan.candidates:
                 if self.alive(name):
                     await self._turn(name, number)
+        await fan_out.measure(self)
+        await round_trips.measure(self)
         await self._scenarios()
         self.results.machine["load at its end"] = machine.load()
         self.results.seconds = perf_counter() - self._started
@@ -163,10 +168,10 @@ class Runner:
             if LATENCY in measures and 0 < number <= self.plan.latency_rounds:
                 await self._latency(name, number)
         except SideFailed as error:
-            self._strike(name, error)
+            self.strike(name, error)
         await self.state.clean()
 
-    def _strike(self, name: str, error: SideFailed) -> None:
+    def strike(self, name: str, error: SideFailed) -> None:
         """One bad turn is noise and costs that turn; a second one leaves the candidate out."""
         self._strikes[name] = self._strikes.get(name, 0) + 1
         if self._strikes[name] > 1 or "not installed" in str(error):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from . import measures
 from .catalogue import CATALOGUE, load
 from .lines import Talk
+from .many_side import ManySide
 
 if TYPE_CHECKING:
     from .protocol import Candidate
@@ -60,7 +61,13 @@ def _versions(packages: tuple[str, ...]) -> dict[str, str]:
 async def _serve(talk: Talk, name: str, candidate: Candidate) -> None:
     await candidate.open()
     talk.tell({"ready": {**_versions(CATALOGUE[name].packages), **candidate.server_versions()}})
-    await talk.serve(lambda command: _obey(candidate, command))
+    many = ManySide(candidate)
+
+    async def obey(command: dict[str, Any]) -> dict[str, Any]:
+        found = many.commands.get(command["do"])
+        return await (found(command) if found else _obey(candidate, command))
+
+    await talk.serve(obey)
     with suppress(TimeoutError):
         await asyncio.wait_for(candidate.close(), CLOSE_DEADLINE)
     # Leave without asyncio's tidying: a library that swallows its cancellation would hold it up for ever.

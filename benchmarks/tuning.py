@@ -19,3 +19,10 @@ JETSTREAM_BATCH = 500
 JETSTREAM_IN_FLIGHT = 5000
 
 RABBITMQ_PREFETCH = 300
+
+RAW_GROUPS_AT_ONCE = 25
+"""Groups that one pipeline of the raw fan-out asks."""
+
+AT_ONCE = 100
+"""Requests that are under way at the same time."""
+RECIPIENTS = 50

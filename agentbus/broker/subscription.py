@@ -62,6 +62,10 @@ class Subscription:
         self._born = ""
         #: The last entry that an answer brought here.
         self._seen = b"0-0"
+        #: Whether the last fetch found another consumer of the agent reading.
+        self.standing_by = False
+        #: Told when deliveries were handed back: they wait for the next fetch, which nothing announces.
+        self.handed_back: Callable[[], None] = _nobody_waits
         self.keys: SubscriberKeys = subscriber_keys(prefix, address, agent)
 
     @property
@@ -119,7 +123,8 @@ class Subscription:
             "fetch_log", (keys.alive, keys.subscriber, keys.log, keys.crashes, keys.reads),
             consumer, self.agent, most, most_bytes, int(self._in_order), self._seen, link=link,
         )  # fmt: skip
-        if reply[0] == b"standby":
+        self.standing_by = reply[0] == b"standby"
+        if self.standing_by:
             return []
         if reply[1]:
             self._tell_gap(Gap(int(reply[1]), reply[2].decode()))
@@ -153,6 +158,7 @@ class Subscription:
         )
         if reply[2]:
             self._tell_gap(Gap(int(reply[2]), ""))
+        self.handed_back()
         return int(reply[1])
 
     async def postpone(
@@ -248,6 +254,10 @@ class Subscription:
         """Make the cursor again, where it stood, if somebody deleted it; returns whether it was missing."""
         keys = (self.keys.subscriber, self.keys.log)
         return bool(await run(self._broker, Call(load("remake_cursor"), keys, (self.agent,))))
+
+
+def _nobody_waits() -> None:
+    """Stand in until somebody reads."""
 
 
 async def forget_cursor(broker: Broker, prefix: str, address: str, agent: str) -> int:

@@ -11,12 +11,13 @@ from agentbus.errors import InvalidValue
 #: What a duration may be given as: ``"5m"``, ``"1h30m"``, seconds, or a timedelta.
 Duration = str | int | float | timedelta
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
 _WHOLE = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d|w))+")
 #: Ten years: anything longer is a unit mistake (milliseconds given as seconds).
 _LONGEST_SECONDS = 10 * 365 * 86400.0
-_EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 def seconds(value: Duration, field: str) -> float:
@@ -63,13 +64,16 @@ def exact(whole_milliseconds: int) -> str:
 
 
 def instant_milliseconds(value: datetime | str, field: str) -> int:
-    """Return a point in time as Unix milliseconds; it must name its time zone (RFC 3339)."""
+    """Return a point in time as Unix milliseconds, cut off; it must name its time zone (RFC 3339).
+
+    Cut off as the server's clock is: rounded up, it would lie after what was stored at that very moment.
+    """
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else value
         if moment.tzinfo is None:
             raise InvalidValue(field, f"{value!r} has no time zone; write it as 2026-12-31T23:59:59Z")
         # Cut, not rounded: servers name the millisecond that a moment lies in, and not the next one.
-        return (moment.astimezone(UTC) - _EPOCH) // timedelta(milliseconds=1)
+        return (moment - _EPOCH) // _MILLISECOND
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
         if isinstance(error, InvalidValue):
             raise

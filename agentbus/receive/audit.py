@@ -19,6 +19,8 @@ from agentbus.receive.delivery import Source
 from agentbus.receive.place import Place
 
 AUDIT_INTERVAL = 3.0
+#: Between two looks it is asked so often whether the connection was lost.
+_STEPS = 5
 #: Pending entries of one stream that a look compares.
 MOST_LOOKED_AT = 1_000
 
@@ -53,8 +55,8 @@ class Audit:
         """Look every few seconds, and soon after each reconnect."""
         seen = self._reconnects()
         while True:
-            for _ in range(10):
-                await asyncio.sleep(AUDIT_INTERVAL / 10 * random.uniform(0.8, 1.2))
+            for _ in range(_STEPS):
+                await asyncio.sleep(AUDIT_INTERVAL / _STEPS * random.uniform(0.8, 1.2))
                 if self._reconnects() != seen:
                     break
             seen = self._reconnects()

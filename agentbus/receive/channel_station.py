@@ -17,7 +17,7 @@ from agentbus.receive.delivery import Source
 from agentbus.receive.following import Following
 from agentbus.receive.grounds import Grounds
 from agentbus.receive.housekeeping import PATROL_INTERVAL
-from agentbus.receive.lease import Lease, clock
+from agentbus.receive.lease import BEAT_INTERVAL, Lease, clock
 from agentbus.receive.log_intake import LogIntake
 from agentbus.receive.place import Place
 from agentbus.receive.station import Duty, join_place
@@ -95,7 +95,8 @@ class ChannelStation:
 
     async def _patrol_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(PATROL_INTERVAL * random.uniform(0.8, 1.2))
+            interval = PATROL_INTERVAL if self._siblings > 1 else BEAT_INTERVAL
+            await asyncio.sleep(interval * random.uniform(0.8, 1.2))
             try:
                 await self._patrol()
             except BrokerError:
@@ -104,6 +105,10 @@ class ChannelStation:
     async def _patrol(self) -> None:
         """Fence consumers of this agent whose beat has stood still for a lease."""
         assert self._crew is not None
+        if self._crew.lease.alone_at(self._subscription):
+            self._siblings = 1
+            self._takeover.look_alone()
+            return
         asked_at = clock()
         beats = await self._subscription.beats()
         self._siblings = max(1, len(beats))

@@ -69,5 +69,5 @@ def cursor_start(start: Start | None) -> str | None:
         raise InvalidValue(
             "start", f"{start!r} is not now, beginning, a time such as 2026-12-31T08:00:00Z, or an entry id"
         ) from error
-    # Messages of that very millisecond are read; a time within a millisecond was rounded to the nearest one.
-    return f"{max(0, instant - 2)}-{_LAST_OF_MS}"
+    # Messages of that very millisecond are read.
+    return f"{max(0, instant - 1)}-{_LAST_OF_MS}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 from agentbus.broker.connection import Broker, Link
@@ -26,6 +26,8 @@ PATROL_INTERVAL = 0.5
 STRANGERS_INTERVAL = 10.0
 SWEEP_INTERVAL = 1.0
 TRIM_INTERVAL = 5.0
+#: Seconds after which is trimmed also where nothing has ended since: by age, or by another policy.
+IDLE_TRIM_INTERVAL = 60.0
 #: The longest pause of the timer for due messages; a nudge or a nearer due time shortens it.
 DUE_INTERVAL = 1.0
 
@@ -60,6 +62,8 @@ class Housekeeper:
         self._takeover = Takeover(inbox, self._judge, tell_dead, parked_event(events))
         self._nudged = asyncio.Event()
         self._strangers_at = 0.0
+        #: What the inbox held, in numbers, when it was last trimmed, and when that was.
+        self._trimmed: tuple[Hashable, float] | None = None
         self.seen = Neighbourhood()
 
     @property
@@ -120,16 +124,27 @@ class Housekeeper:
     async def patrol(self) -> None:
         """Take over from consumers whose beat has stood still for a lease."""
         asked_at = clock()
-        beats = await self._inbox.beats()
-        self.seen.siblings = max(1, len(beats))
-        if not self._judge.sound(asked_at):
+        if self._lease.alone_at(self._inbox):
+            # Most inboxes have one consumer, and its beat has just told that: a thousand of them in one
+            # process would ask two thousand times a second for nothing.
+            self.seen.siblings = 1
+            self._takeover.look_alone()
+        elif not await self._look_at_others(asked_at):
             return
-        seen_at = clock()
-        dead = self._takeover.look(beats, seen_at)
-        await self._takeover.take([each for each in dead if each[0] != self._lease.consumer], seen_at)
         if asked_at - self._strangers_at >= STRANGERS_INTERVAL:
             self._strangers_at = asked_at
             await self._takeover.take_from_strangers(await self._inbox.strangers())
+
+    async def _look_at_others(self, asked_at: float) -> bool:
+        """Fence the dead; returns whether the look was sound."""
+        beats = await self._inbox.beats()
+        self.seen.siblings = max(1, len(beats))
+        if not self._judge.sound(asked_at):
+            return False
+        seen_at = clock()
+        dead = self._takeover.look(beats, seen_at)
+        await self._takeover.take([each for each in dead if each[0] != self._lease.consumer], seen_at)
+        return True
 
     def _own_beat(self) -> float | None:
         return None if self._lease.fenced else self._lease.answered_at
@@ -141,8 +156,15 @@ class Housekeeper:
         self.seen.waiting = await self._inbox.sweep()
 
     async def trim(self) -> None:
-        """Remove history beyond what is kept."""
+        """Remove history beyond what is kept; look first, where trimming found all in order before."""
+        now, state = clock(), await self._kept.state()
+        seen, trimmed_at = self._trimmed or (None, 0.0)
+        if state == seen and now < trimmed_at + IDLE_TRIM_INTERVAL:
+            return
+        # Cut off in between, it begins anew.
+        self._trimmed = None
         await self._kept.trim()
+        self._trimmed = (state, now)
 
 
 class Nudges:

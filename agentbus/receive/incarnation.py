@@ -50,6 +50,8 @@ _ADDRESS_INTERVAL = 60.0
 #: Whatever may be a message to named agents has this; looked for before anything is decoded.
 NAMED = b'"recipients":['
 _START_CHECK = 0.25
+#: Where nothing is given back, only a suspect behind another one waits for this.
+_SUSPECT_CHECK = 1.0
 
 
 def consumer_name(agent: str) -> str:
@@ -305,8 +307,9 @@ class Incarnation:
     async def _watch(self) -> None:
         """Give back what has not started in time; look after the reader."""
         loop = asyncio.get_running_loop()
+        interval = _START_CHECK if self._station.gives_back else _SUSPECT_CHECK
         while True:
-            await asyncio.sleep(_START_CHECK)
+            await asyncio.sleep(interval)
             if self._station.gives_back:
                 self._put_off_suspects()
                 self._give_back(self.workload.take_unstarted(loop.time() - self._start_within))

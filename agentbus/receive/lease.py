@@ -55,8 +55,14 @@ class Lease:
         self.answered_at = clock()
         #: Server time minus `clock`, in seconds, as of the last beat.
         self._offset = 0.0
+        #: Place to how many consumers lived there at the last answered beat, this one among them.
+        self.company: dict[Place, int] = {}
         self._lost = lost
         self._reported = False
+
+    def alone_at(self, place: Place) -> bool:
+        """Whether nobody else lived at a place at the last answered beat: there is nobody to look after."""
+        return self.company.get(place) == 1
 
     @property
     def holds(self) -> bool:
@@ -225,6 +231,11 @@ class Heart:
                 first = answers[0]
                 assert isinstance(first, list)
                 lease.answered(sent_at, int(first[1]))
+                lease.company = {
+                    place: int(answer[2])
+                    for place, answer in zip(lease.places, answers, strict=True)
+                    if isinstance(answer, list)
+                }
             else:
                 # Fenced at one address is fenced: a consumer has one name everywhere.
                 lease.fenced = True

@@ -71,6 +71,10 @@ class Observations:
         self._seen = seen
         return dead
 
+    def forget(self) -> None:
+        """Forget who was seen: each is watched for a whole lease again."""
+        self._seen = {}
+
 
 def _promised(beat: str) -> float:
     """Return the lease in seconds that a beat carries; 0 when it carries none."""

@@ -13,8 +13,10 @@ from agentbus.receive.crew import Crew
 from agentbus.receive.intake import FETCH_BYTES, MOST_UNSETTLED, SETTLING_PAUSE
 
 #: Seconds after which the log is looked at also where nothing was heard of it: another consumer of the agent
-#: may have left, or the parked read be down.
+#: may have left …
 _LOOK_INTERVAL = 1.0
+#: … or, where there is none, the word that the log has grown was lost.
+_LOOK_ALONE_INTERVAL = 5.0
 
 
 class LogIntake:
@@ -31,6 +33,7 @@ class LogIntake:
         self._unsettled = crew.unsettled
         self._grown = asyncio.Event()
         self._stopping = False
+        subscription.handed_back = self._look_soon
         #: Counts reconnects, so that the audit looks after each.
         self.reconnects = 0
 
@@ -85,11 +88,16 @@ class LogIntake:
     async def _wait_for_more(self) -> None:
         if self._stopping:
             return
+        alone = self._lease.alone_at(self._subscription) and not self._subscription.standing_by
         try:
-            async with asyncio.timeout(_LOOK_INTERVAL):
+            async with asyncio.timeout(_LOOK_ALONE_INTERVAL if alone else _LOOK_INTERVAL):
                 await self._grown.wait()
         except TimeoutError:
             pass
+
+    def _look_soon(self) -> None:
+        # Not at once: who hands back has no hands free, and would get the same again and again.
+        asyncio.get_running_loop().call_later(_LOOK_INTERVAL, self._grown.set)
 
     async def _breathe(self) -> None:
         if not self._lease.holds:

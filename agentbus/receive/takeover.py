@@ -71,6 +71,11 @@ class Takeover:
         """Note the beats of a sound look; returns (consumer, beat) of those who are dead."""
         return self._observations.look(seen_at, beats, self._judge.vigil.since)
 
+    def look_alone(self) -> None:
+        """Note that nobody else lives here, by the answer to one's own beat: who comes is watched anew."""
+        self._judge.vigil.tick(clock())
+        self._observations.forget()
+
     async def take(self, dead: Iterable[tuple[str, str]], seen_at: float) -> int:
         """Take everything from the dead that were seen at ``seen_at``; returns how many messages moved.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,10 @@ from agentbus.settings import BusSettings, PublisherSettings
 
 from ..protocol import Candidate, body
 from ..tuning import AGENTBUS_ADDRESS_LIMIT, AGENTBUS_CONCURRENCY, AGENTBUS_MANY
-from .redis_probe import pending
+from .redis_probe import pending, pending_of_all
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
 
 class AgentBus(Candidate):
@@ -63,6 +64,52 @@ class AgentBus(Candidate):
 
         async with self.bus.serving(agent):
             yield
+
+    # --- channels ---
+
+    async def open_channel(self, channel: str, subscribers: int) -> None:
+        """Nothing: the first to subscribe makes the log."""
+
+    @asynccontextmanager
+    async def subscribing(
+        self, channel: str, numbers: range, on_message: Callable[[], None]
+    ) -> AsyncIterator[None]:
+        agents = [Agent(f"{channel}-{number}") for number in numbers]
+
+        async def handle(body: dict[str, str]) -> None:
+            on_message()
+
+        for agent in agents:
+            agent.on(f"channel.{channel}.note")(handle)
+        async with self.bus.serving(*agents):
+            yield
+
+    async def announce_all(self, channel: str, count: int) -> None:
+        for stored in await self.bus.publish_many(f"channel.{channel}.note", [self.payload] * count):
+            if isinstance(stored, Exception):
+                raise stored
+
+    async def unread(self, channel: str) -> int:
+        return await pending_of_all(self.client, f"agentbus:{{channel.{channel}}}:log")
+
+    # --- round trips, and many recipients ---
+
+    @asynccontextmanager
+    async def answering(self, queue: str) -> AsyncIterator[None]:
+        agent = Agent(queue, concurrency=AGENTBUS_CONCURRENCY)
+
+        @agent.on("question")
+        async def handle(body: dict[str, str]) -> dict[str, str]:
+            return body
+
+        async with self.bus.serving(agent):
+            yield
+
+    async def ask(self, queue: str) -> None:
+        await self.bus.request(f"agent.{queue}.question", self.payload)
+
+    async def send_to(self, queues: Sequence[str]) -> None:
+        await asyncio.gather(*(self.publish(queue) for queue in queues))
 
 
 class AgentBusMany(AgentBus):

@@ -18,3 +18,9 @@ async def pending(client: Redis, stream: str, group: str) -> int:
     """Entries delivered and not acknowledged."""
     summary = await client.xpending(stream, group)
     return int(summary["pending"])
+
+
+async def pending_of_all(client: Redis, stream: str) -> int:
+    """Entries that some group has not read, or not acknowledged."""
+    groups = await client.xinfo_groups(stream)
+    return sum(int(group["pending"]) + int(group["lag"] or 0) for group in groups)

@@ -47,6 +47,11 @@ def test_a_point_in_time_is_the_same_as_text_and_as_datetime(moment: datetime) -
     assert -0.01 <= moment.timestamp() * 1000 - given_as_text < 1.01
 
 
+def test_a_point_in_time_is_cut_off_as_the_servers_clock_is() -> None:
+    # Rounded up it would lie behind a message that was stored within the same millisecond.
+    assert instant_milliseconds("1970-01-02T00:00:00.007999Z", "start") == 86_400_007
+
+
 @pytest.mark.parametrize("value", ["2026-12-31T23:59:59", datetime(2026, 1, 1), "tomorrow", 5, None, ""])
 def test_a_time_without_zone_or_sense_is_refused(value: Any) -> None:
     with pytest.raises(InvalidValue, match="at: "):
