@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from agentbus.broker.inspection import InboxView, Trace
     from agentbus.bus import Bus
     from agentbus.cancellation import Cancelled, CancelledPlace
+    from agentbus.conversations.conversation import Conversation, LastMessage
     from agentbus.dead_letters import BulkRetry, DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetters
     from agentbus.errors import (
         AgentBusError,
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
         NoSuchCursor,
         NoSuchDeadLetter,
         NoSuchMessage,
+        NoSuchReceipts,
         NoSuchSchedule,
+        NotYourConversation,
         PartsMissing,
         PolicyConflict,
         PublisherClosed,
@@ -48,16 +51,20 @@ if TYPE_CHECKING:
         PublishRefused,
         PublishTimeout,
         QueueFull,
+        ReceiptError,
+        ReceiptTimeout,
         Reject,
         RequestError,
         RequestFailed,
         RequestTimeout,
         StaleDelivery,
         StreamRestarted,
+        UnknownRecipients,
         UnsafeBroker,
         WrongKeyType,
     )
     from agentbus.events import Event, Events
+    from agentbus.fleet.info import AgentInfo, AgentInstance
     from agentbus.history.conversation import ConversationTrace, Turn
     from agentbus.history.entry import HistoryEntry, HistoryGap, HistoryPage
     from agentbus.history.query import HistoryFilters
@@ -74,6 +81,8 @@ if TYPE_CHECKING:
     from agentbus.receive.context import Context
     from agentbus.receive.delivery import Delivery
     from agentbus.receive.subscriber import Subscriber
+    from agentbus.recipients.receipt import Receipt
+    from agentbus.recipients.sent import Sent, SentTo
     from agentbus.replay import Replayed, ReplayFilters, ReplayProgress
     from agentbus.schedules.schedule import Schedule
     from agentbus.schedules.schedules import ScheduleOptions
@@ -95,6 +104,7 @@ _HOMES = {
     "agentbus.bindings.bindings": "Binding",
     "agentbus.broker.inspection": "InboxView Trace",
     "agentbus.bus": "Bus",
+    "agentbus.conversations.conversation": "Conversation LastMessage",
     "agentbus.dead_letters": "BulkRetry DeadLetter DeadLetterFilter DeadLetterPage DeadLetters",
     "agentbus.errors": (
         "AgentBusError AlreadySettled BodyNotSerializable BodyTooLarge BrokerError "
@@ -102,13 +112,14 @@ _HOMES = {
         "DeadLetterError DeadLetterResolved Defer "
         "DeliveryError DurabilityUnavailable GroupMissing InvalidTopic InvalidValue "
         "KeyConflict LoopDetected MalformedMessage NoBroker NoSuchAddress NoSuchAgent NoSuchCursor "
-        "NoSuchDeadLetter NoSuchMessage NoSuchSchedule "
+        "NoSuchDeadLetter NoSuchMessage NoSuchReceipts NoSuchSchedule NotYourConversation "
         "PartsMissing PolicyConflict "
         "PublisherClosed PublishError PublishRefused PublishTimeout QueueFull "
-        "Reject RequestError RequestFailed RequestTimeout StaleDelivery StreamRestarted "
-        "CancelRefused UnsafeBroker WrongKeyType "
+        "ReceiptError ReceiptTimeout Reject RequestError RequestFailed RequestTimeout StaleDelivery "
+        "StreamRestarted UnknownRecipients CancelRefused UnsafeBroker WrongKeyType "
     ),
     "agentbus.events": "Event Events",
+    "agentbus.fleet.info": "AgentInfo AgentInstance",
     "agentbus.history.conversation": "ConversationTrace Turn",
     "agentbus.history.entry": "HistoryEntry HistoryGap HistoryPage",
     "agentbus.history.query": "HistoryFilters",
@@ -124,6 +135,8 @@ _HOMES = {
     "agentbus.receive.context": "Context",
     "agentbus.receive.delivery": "Delivery",
     "agentbus.receive.subscriber": "Subscriber",
+    "agentbus.recipients.receipt": "Receipt",
+    "agentbus.recipients.sent": "Sent SentTo",
     "agentbus.schedules.schedule": "Schedule",
     "agentbus.schedules.schedules": "ScheduleOptions",
     "agentbus.send.collecting": "Answer Answers Collecting",
@@ -154,6 +167,8 @@ __all__ = [
     "AddressStatus",
     "Agent",
     "AgentBusError",
+    "AgentInfo",
+    "AgentInstance",
     "AgentSettings",
     "AlreadySettled",
     "Answer",
@@ -177,6 +192,7 @@ __all__ = [
     "Collecting",
     "ConfigurationError",
     "Context",
+    "Conversation",
     "ConversationTrace",
     "DeadLetter",
     "DeadLetterError",
@@ -200,6 +216,7 @@ __all__ = [
     "InvalidTopic",
     "InvalidValue",
     "KeyConflict",
+    "LastMessage",
     "LoopDetected",
     "MalformedMessage",
     "Message",
@@ -210,7 +227,9 @@ __all__ = [
     "NoSuchCursor",
     "NoSuchDeadLetter",
     "NoSuchMessage",
+    "NoSuchReceipts",
     "NoSuchSchedule",
+    "NotYourConversation",
     "PartsMissing",
     "Policy",
     "PolicyConflict",
@@ -224,6 +243,9 @@ __all__ = [
     "PublisherClosed",
     "PublisherSettings",
     "QueueFull",
+    "Receipt",
+    "ReceiptError",
+    "ReceiptTimeout",
     "RefusedCopy",
     "Reject",
     "ReplayFilters",
@@ -237,6 +259,8 @@ __all__ = [
     "Retry",
     "Schedule",
     "ScheduleOptions",
+    "Sent",
+    "SentTo",
     "StaleDelivery",
     "Stored",
     "StreamRestarted",
@@ -244,6 +268,7 @@ __all__ = [
     "Topic",
     "Trace",
     "Turn",
+    "UnknownRecipients",
     "UnsafeBroker",
     "Watch",
     "WatchGap",

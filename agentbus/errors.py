@@ -30,7 +30,8 @@
     │   ├── QueueFull
     │   ├── KeyConflict
     │   ├── LoopDetected                a conversation goes round and round
-    │   ├── NoSuchAgent
+    │   ├── NoSuchAgent                 nobody has ever served it, or it was forgotten
+    │   │   └── UnknownRecipients       the same for some of several; names close ones
     │   ├── DurabilityUnavailable
     │   └── PublisherClosed
     ├── RequestError
@@ -38,6 +39,10 @@
     │   ├── RequestFailed               the handler ended without an answer
     │   ├── StreamRestarted             the parts so far are not part of the answer
     │   └── PartsMissing                parts of an answer were lost on their way
+    ├── NotYourConversation             a conversation of other agents
+    ├── ReceiptError
+    │   ├── ReceiptTimeout              not everybody came so far in time; names who is missing
+    │   └── NoSuchReceipts              of a message to nobody in particular, or of long ago
     ├── DeadLetterError
     │   └── NoSuchDeadLetter            nothing has this id, or nothing matches
     │       └── DeadLetterResolved      it was retried, resolved or dropped before
@@ -54,6 +59,11 @@ A class docstring is the class's default message.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 
 class AgentBusError(Exception):
@@ -202,6 +212,17 @@ class NoSuchAgent(PublishError):
     """Nobody has ever served this address."""
 
 
+class UnknownRecipients(NoSuchAgent):
+    """Some recipients were never registered, or were forgotten."""
+
+    def __init__(
+        self, message: str | None = None, *, unknown: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
+        super().__init__(message)
+        #: Each unknown name with the known ones that are close to it.
+        self.unknown = {name: tuple(close) for name, close in (unknown or {}).items()}
+
+
 class DurabilityUnavailable(PublishError):
     """The server cannot give the durability that was asked for."""
 
@@ -243,6 +264,35 @@ class PartsMissing(RequestError):
         super().__init__(message)
         #: The first part that is missing, counted from 0, and the last.
         self.first, self.last = first, last
+
+
+class NotYourConversation(AgentBusError):
+    """A conversation can be read by its two agents."""
+
+
+class ReceiptError(AgentBusError):
+    """There is something with the receipts of a message."""
+
+
+class ReceiptTimeout(ReceiptError):
+    """Not every recipient came so far in time."""
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        missing: Sequence[str] = (),
+        receipts: Sequence[object] = (),
+    ) -> None:
+        super().__init__(message)
+        #: The agents that did not come so far.
+        self.missing = tuple(missing)
+        #: The `Receipt` of every recipient, as it was at the end.
+        self.receipts = tuple(receipts)
+
+
+class NoSuchReceipts(ReceiptError):
+    """There are no receipts of this message."""
 
 
 class DeadLetterError(AgentBusError):

@@ -19,8 +19,12 @@ to whoever listens. The actions:
 ``unknown_eviction``      the server does not say whether it evicts keys
 ``settlement_refused``    the broker refuses a settlement; it is tried again
 ``dropped_delivery``      user code let go of a delivery without settling it
+``receipts_refused``      the receipts of a message could not be written; whoever reads them finds out
+``unregistered``          the registry of agents could not be written; the agent works, and is not listed
+``agent_type_changed``    an agent was registered with another type before
 ``unannounced``           the workers were not told of a due message; their slow sweep finds it
 ``orphaned``              bodies of delayed messages that nothing points at; somebody deleted the index
+``clock_jump``            the server's clock jumped: what is delayed came due early, or comes due late
 ``gap``                   retention removed messages of a channel before a subscriber had read them
 ``read_refused``          the broker refuses a read; it is tried again
 ``policy_ignored``        the stored policy of an address cannot be read

@@ -81,6 +81,8 @@ class AgentSettings:
     start_within: Duration = 1.0
     #: How long a pulled delivery (`Bus.inbox`, `Bus.next`) may stay unsettled.
     pulled_timeout: Duration = 300.0
+    #: How often a served agent says in the registry that it is there; see `Bus.agents`.
+    heartbeat: Duration = 60.0
     #: Declared for later use by orchestrators: whether work survives a short disconnect.
     resumable: bool = False
     #: Agents that may have copies of what this one's inboxes get, by `Agent.bind`; ``("*",)`` = all,

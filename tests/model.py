@@ -198,7 +198,8 @@ class InboxModel:
             return f"held {message.owner}" if not message.vanished else "gone"
         if message.place == "due":
             self.end_cancelled(message)
-            if message.key is not None:
+            # The window of a key has begun when its message came due; then it stays.
+            if message.key is not None and not message.was_held:
                 del self.keys[message.key[0]]
             return "cancelled"
         message.cancelled = True

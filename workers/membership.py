@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 
 from agentbus import __version__
+from agentbus.broker.server_clock import ServerClock, jump_told
 from agentbus.broker.worker_registry import Roll, WorkerRegistry, WorkerState
 from agentbus.errors import BrokerError
 from agentbus.receive.lease import clock
@@ -28,13 +29,21 @@ class Membership:
         self._ground = ground
         self._roles = roles
         self._registry = WorkerRegistry(ground.bus.rooms.broker, ground.bus.settings.prefix)
+        self._server_clock = ServerClock()
         self._started_at = int(time.time() * 1000)
 
     async def beat(self) -> None:
         """Say how this process does, and learn who else lives."""
         sent_at = clock()
-        self._learn(await self._registry.beat(self._state()))
+        roll = await self._registry.beat(self._state())
+        self._look_at_clock(roll.server_ms, sent_at)
+        self._learn(roll)
         self._ground.standing.beat_answered(sent_at)
+
+    def _look_at_clock(self, server_ms: int, sent_at: float) -> None:
+        jump = self._server_clock.saw(server_ms, sent_at, clock())
+        if jump is not None:
+            self._ground.bus.events.emit("clock_jump", "", jump_told(jump), seconds=jump)
 
     async def run(self) -> None:
         """Beat until cancelled; an order to stop is told to the others at once, who take over while we drain.

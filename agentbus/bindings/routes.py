@@ -10,7 +10,7 @@ from typing import Any
 from agentbus.broker.bindings import Field, RawTable
 from agentbus.errors import InvalidValue
 from agentbus.message.patterns import Pattern, parse_pattern
-from agentbus.message.topics import AGENT, check_name, parse_topic
+from agentbus.message.topics import AGENT, check_name, is_inbox
 
 #: Topics whose destinations are remembered: agents have few, and those who make them up have no end.
 _MOST_TOPICS = 4096
@@ -71,8 +71,9 @@ class Routes:
         return found
 
     def _copies(self, topic: str) -> tuple[Copy, ...]:
-        destination = parse_topic(topic)
-        inbox = None if destination.is_channel else destination.address
+        # Not parsed: what no pattern reaches (a conversation, say) need not be a topic of the grammar.
+        address = ".".join(topic.split(".", 2)[:2])
+        inbox = address if is_inbox(address) else None
         found: dict[str, Copy] = {}
         for agent, pattern in self.bindings:
             # What an agent gets anyway it never gets twice.

@@ -44,7 +44,8 @@ class BindingTable:
         oldest = time.monotonic() - AGE_LIMIT
         # Against the time of this call: where the answer takes longer than a second, nothing would ever do.
         while self._asked <= oldest:
-            if self._refreshing is None:
+            # One that has ended is no answer any more: awaiting it would not even let others run.
+            if self._refreshing is None or self._refreshing.done():
                 self._refreshing = asyncio.create_task(self._refresh(), name="agentbus bindings")
                 self._refreshing.add_done_callback(self._refreshed)
             # One answer for all who wait, and a caller that gives up does not take it from the others.

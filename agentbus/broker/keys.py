@@ -161,9 +161,11 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "hash",
         "One agent's place in a channel's log, beside the consumer group named after it: `joined` (ms), "
         "`last` (the entry last handed out), `position` (entries that were ever before it), `active` (the "
-        "consumer that reads, where one does at a time); counters: handed_out, processed, expired, "
-        "discarded, moved, missed, vanished.",
-        "subscribe, fetch_log, settle_log, reclaim_log, unsubscribe",
+        "consumer that reads, where one does at a time), `gap` (the latest one: the entry behind it or `-`, "
+        "how many or `?`, the entry before it); counters: handed_out = processed + expired + discarded + "
+        "moved + vanished (removed while held, and not handled) + pending; missed (all that was removed "
+        "and not handled, vanished ones too).",
+        "subscribe, fetch_log, settle_log, hand_back, forget, remake_cursor, reclaim_log, unsubscribe",
         "until the cursor is forgotten",
     ),
     KeyInfo(
@@ -194,6 +196,13 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "`discarded`, `moved`; the entries, or `<first>..<last>`. The time is that of the record.",
         "fetch_log, settle_log",
         "the last 1,000",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}read",
+        "hash",
+        "Conversations (`dm:<a>:<b>`) only: agent to the entry of the log up to which it has read.",
+        "conversation_read",
+        "as long as the conversation",
     ),
     KeyInfo(
         f"{_ADDRESS}cursors",
@@ -287,6 +296,15 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "PX: an hour after the process last renewed it",
     ),
     KeyInfo(
+        "{receipts.<message>}:rows",
+        "hash",
+        "What became of a message to named agents: `recipients` (JSON list), `from`, `channel`, `opened`, "
+        "and per agent `<agent>:stored`, `delivered`, `read`, `processed`, `acknowledged` (ms, server "
+        "clock), `unstored` and `ended` (why), `entry` (`<lane> <entry id>`). The first value of each stays.",
+        "receipt_open before it is sent; receipt_mark",
+        "PX: 7 days",
+    ),
+    KeyInfo(
         "probe",
         "string",
         "Written to find out whether WAITAOF waits for a sync.",
@@ -335,6 +353,28 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "Worker id to JSON: host, process, roles with lag and last error, and when it was last seen.",
         "worker_beat",
         "a worker that stopped goes at once, one that died after ten minutes",
+    ),
+    KeyInfo(
+        "agents",
+        "zset",
+        "Every known agent by name, scored with the time (ms) at which an instance of it was last seen.",
+        "register, deregister; `agentbus agents forget` removes",
+        "until forgotten",
+    ),
+    KeyInfo(
+        "conversations:<name>",
+        "set",
+        "The conversations (`dm:<a>:<b>`) that an agent has.",
+        "whoever sends a direct message, before it",
+        "for ever",
+    ),
+    KeyInfo(
+        "agent:<name>",
+        "hash",
+        "What an agent is: `type`, `capabilities` (JSON list), `registered_at` (ms), and `instance:<id>` of "
+        "each process that serves it (JSON: host, pid, beat_ms, since, last_seen; ms, server clock).",
+        "register, deregister",
+        "until forgotten; an instance that ends goes at once, one that died after ten missed beats",
     ),
     KeyInfo(
         "bindings",
@@ -529,6 +569,11 @@ def reply_log(prefix: str, process: str) -> str:
     return f"{prefix}:{{reply.{process}}}:log"
 
 
+def receipts(prefix: str, message_id: str) -> str:
+    """Return the receipts of one message."""
+    return f"{prefix}:{{receipts.{message_id}}}:rows"
+
+
 def addresses(prefix: str) -> str:
     """Return the set of addresses in use."""
     return f"{prefix}:addresses"
@@ -552,6 +597,26 @@ def ticking(prefix: str) -> str:
 def workers(prefix: str) -> str:
     """Return the hash of worker processes."""
     return f"{prefix}:workers"
+
+
+def agents(prefix: str) -> str:
+    """Return the sorted set of known agents."""
+    return f"{prefix}:agents"
+
+
+def agent(prefix: str, name: str) -> str:
+    """Return the record of one agent."""
+    return f"{prefix}:agent:{name}"
+
+
+def conversations(prefix: str, name: str) -> str:
+    """Return the set of conversations of one agent."""
+    return f"{prefix}:conversations:{name}"
+
+
+def read_up_to(prefix: str, conversation: str) -> str:
+    """Return the hash of how far each of two agents has read what they say to each other."""
+    return f"{prefix}:{{{conversation}}}:read"
 
 
 def replay(prefix: str, replay_id: str) -> str:

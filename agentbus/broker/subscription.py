@@ -58,12 +58,14 @@ class Subscription:
         self._in_order = in_order
         self._carrier = carrier
         self._tell_gap = tell_gap
+        #: When the cursor was made: what a later one of the same agent carries is not taken for this one's.
+        self._born = ""
+        #: The last entry that an answer brought here.
+        self._seen = b"0-0"
         #: Whether the last fetch found another consumer of the agent reading.
         self.standing_by = False
         #: Told when deliveries were handed back: they wait for the next fetch, which nothing announces.
         self.handed_back: Callable[[], None] = _nobody_waits
-        #: Not yet said with a delivery.
-        self._gap: Gap | None = None
         self.keys: SubscriberKeys = subscriber_keys(prefix, address, agent)
 
     @property
@@ -91,7 +93,8 @@ class Subscription:
         if reply[0] == b"taken":
             raise BrokerRefused(f"a consumer named {consumer} already reads {self.address}")
         if reply[3] == 1:
-            self._noted(Gap(None, self._start))
+            self._tell_gap(Gap(None, self._start))
+        self._born = reply[4].decode()
         return Joined(server_ms=int(reply[1]), served_before=reply[2] == 0)
 
     def beat(self, consumer: str, lag_ms: int, phase: str) -> Call:
@@ -118,31 +121,17 @@ class Subscription:
         keys = self.keys
         reply = await self._run(
             "fetch_log", (keys.alive, keys.subscriber, keys.log, keys.crashes, keys.reads),
-            consumer, self.agent, most, most_bytes, int(self._in_order), link=link,
+            consumer, self.agent, most, most_bytes, int(self._in_order), self._seen, link=link,
         )  # fmt: skip
         self.standing_by = reply[0] == b"standby"
         if self.standing_by:
             return []
         if reply[1]:
-            self._noted(Gap(int(reply[1]), reply[2].decode()))
+            self._tell_gap(Gap(int(reply[1]), reply[2].decode()))
         items = iter(reply[3:])
-        entries = [
-            RawEntry(LOG, entry_id, message, b'{"crashes":%d}' % int(crashes) if int(crashes) else b"")
-            for entry_id, message, crashes in zip(items, items, items, strict=True)
-        ]
-        return self._marked(entries)
-
-    def _noted(self, gap: Gap) -> None:
-        self._gap = gap
-        self._tell_gap(gap)
-
-    def _marked(self, entries: list[RawEntry]) -> list[RawEntry]:
-        """Say with the first entry behind a gap that there was one."""
-        if self._gap is not None and entries:
-            state = json.loads(entries[0].state or b"{}")
-            state["gap"] = {"missed": self._gap.missed, "after": self._gap.after}
-            entries[0] = entries[0]._replace(state=json.dumps(state).encode())
-            self._gap = None
+        entries = [RawEntry(LOG, *item) for item in zip(items, items, items, strict=True)]
+        if entries:
+            self._seen = entries[-1].entry_id
         return entries
 
     async def weed(self, consumer: str, entries: Sequence[RawEntry]) -> list[RawEntry]:
@@ -164,7 +153,11 @@ class Subscription:
         """Hand deliveries back at once, nothing spent; returns how many were still held."""
         keys = self.keys
         ids = b" ".join(entries.get(LOG, ()))
-        reply = await self._run("hand_back", (keys.alive, keys.log), consumer, self.agent, ids)
+        reply = await self._run(
+            "hand_back", (keys.alive, keys.log, keys.subscriber), consumer, self.agent, ids
+        )
+        if reply[2]:
+            self._tell_gap(Gap(int(reply[2]), ""))
         self.handed_back()
         return int(reply[1])
 
@@ -173,7 +166,8 @@ class Subscription:
     ) -> None:
         """Carry a delivery into the agent's inbox, where it comes due; it is this agent's retry alone."""
         spent: dict[str, Any] = {"attempt": 1} if kind == "retried" else {"deferrals": 1}
-        await self._carry(entry, message_id, spent | _failures(failure), delay_ms=delay_ms)
+        state = spent | _crashes(entry) | _failures(failure)
+        await self._carry(entry, message_id, state, delay_ms=delay_ms)
         await self.settle(consumer, "moved", {LOG: (entry.entry_id,)})
 
     async def bury(
@@ -194,7 +188,7 @@ class Subscription:
         return Burial(place.removeprefix("dead ")) if place.startswith("dead ") else None
 
     async def _carry(self, entry: RawEntry, message_id: str, state: Mapping[str, Any], **where: Any) -> str:
-        origin = Origin(self.address, entry.entry_id.decode(), self.agent)
+        origin = Origin(self.address, entry.entry_id.decode(), f"{self.agent}@{self._born}")
         carried = await self._carrier.carry(
             f"agent.{self.agent}",
             origin,
@@ -237,8 +231,13 @@ class Subscription:
 
     async def read_entry(self, source: int, entry_id: bytes) -> RawEntry | None:
         """Return one entry without touching its delivery; None when it was removed."""
-        reply = await self._broker.execute("XRANGE", self.keys.log, entry_id, entry_id)
-        return raw_entry(source, reply[0]) if reply else None
+        keys = self.keys
+        found = await self._broker.execute("XRANGE", keys.log, entry_id, entry_id)
+        if not found:
+            return None
+        crashes = await self._broker.execute("HGET", keys.crashes, entry_id)
+        gap = await self._broker.execute("HGET", keys.subscriber, "gap")
+        return raw_entry(source, found[0])._replace(state=_state(entry_id, crashes, gap))
 
     async def restore(self, consumer: str, source: int, entry_id: bytes) -> bool:
         """Put an entry that somebody took off a consumer's list back on it; False when there is no need."""
@@ -248,15 +247,13 @@ class Subscription:
     async def forget(self, source: int, entry_id: bytes) -> None:
         """Acknowledge an entry that was removed while it was held; it cannot be handled any more."""
         keys = (self.keys.subscriber, self.keys.log)
-        await run(self._broker, Call(load("forget"), keys, (entry_id, self.agent)))
+        if await run(self._broker, Call(load("forget"), keys, (entry_id, self.agent))):
+            self._tell_gap(Gap(1, ""))
 
     async def make_groups(self) -> bool:
-        """Make the cursor again where somebody deleted it; returns whether it was missing."""
-        try:
-            await self._broker.execute("XGROUP", "CREATE", self.keys.log, self.agent, "0", "MKSTREAM")
-        except BrokerRefused:
-            return False
-        return True
+        """Make the cursor again, where it stood, if somebody deleted it; returns whether it was missing."""
+        keys = (self.keys.subscriber, self.keys.log)
+        return bool(await run(self._broker, Call(load("remake_cursor"), keys, (self.agent,))))
 
 
 def _nobody_waits() -> None:
@@ -276,6 +273,20 @@ async def forget_cursor(broker: Broker, prefix: str, address: str, agent: str) -
     if reply[0] == b"alive":
         raise BrokerRefused(f"{agent} reads {address} now, as {reply[1].decode()}; stop it first")
     return int(reply[1])
+
+
+def _state(entry_id: bytes, crashes: bytes | None, gap: bytes | None) -> bytes:
+    """Return what `fetch_log` would have said beside an entry."""
+    state: dict[str, Any] = {} if crashes is None else {"crashes": int(crashes)}
+    behind, missed, after = (gap or b"- ? ").split(b" ")
+    if behind == entry_id:
+        state["gap"] = {"missed": None if missed == b"?" else int(missed), "after": after.decode()}
+    return json.dumps(state).encode() if state else b""
+
+
+def _crashes(entry: RawEntry) -> dict[str, Any]:
+    crashes = json.loads(entry.state or b"{}").get("crashes")
+    return {"crashes": crashes} if crashes else {}
 
 
 def _failures(failure: str) -> dict[str, Any]:

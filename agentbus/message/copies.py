@@ -9,6 +9,9 @@ import orjson
 
 from agentbus.message.policy import Priority
 
+#: Fields that concern those to whom a message is addressed, and nobody who has a copy.
+_OF_THE_ADDRESSED = frozenset(("reply_to", "recipients", "recipient_mode", "log_entry"))
+
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
@@ -70,11 +73,12 @@ class Copied(NamedTuple):
 def copied(text: bytes, topic: str) -> Copied | None:
     """Return a copy of an envelope; None for a message that is never copied: a direct one.
 
-    A copy says where it comes from and asks for no answer: the one who was asked gives it.
+    A copy says where it comes from and is addressed to nobody: who was asked answers, and who was named gives
+    the receipts.
     """
     envelope = orjson.loads(text)
     if envelope.get("recipients") and envelope.get("recipient_mode", "direct") == "direct":
         return None
-    envelope.pop("reply_to", None)
-    text = orjson.dumps({**envelope, "copy_of": topic})
+    kept = {name: value for name, value in envelope.items() if name not in _OF_THE_ADDRESSED}
+    text = orjson.dumps({**kept, "copy_of": topic})
     return Copied(text, envelope["message_id"], envelope.get("from_agent"))

@@ -72,6 +72,7 @@ def instant_milliseconds(value: datetime | str, field: str) -> int:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else value
         if moment.tzinfo is None:
             raise InvalidValue(field, f"{value!r} has no time zone; write it as 2026-12-31T23:59:59Z")
+        # Cut, not rounded: servers name the millisecond that a moment lies in, and not the next one.
         return (moment - _EPOCH) // _MILLISECOND
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
         if isinstance(error, InvalidValue):

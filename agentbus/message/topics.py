@@ -1,7 +1,8 @@
 """Topics: ``kind.name.type``, and the addresses they point at.
 
 An address is an inbox (``agent.<name>``, ``capability.<name>``: work, handled by one agent each) or a channel
-(``channel.<name>``, ``project.<id>``, ``system.<area>``: a log that many read).
+(``channel.<name>``, ``project.<id>``, ``system.<area>``: a log that many read). What two agents say to each
+other is a log as well: ``dm:<a>:<b>``.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ INBOX_KINDS = (AGENT, CAPABILITY)
 _RECIPIENT_FIELDS = {AGENT: "to_agent", CAPABILITY: "capability"}
 #: Kinds of address that are a log: everybody who looks sees every message.
 CHANNEL_KINDS = ("channel", "project", "system")
+#: Begins the address of what two agents say to each other: ``dm:<a>:<b>``, in alphabetical order. A log, too.
+CONVERSATION = "dm:"
 #: Kinds that the grammar reserves; publishing to them is refused by name, not as a typing mistake.
-RESERVED_KINDS = ("dm", "reply")
+RESERVED_KINDS = ("reply",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +95,56 @@ def parse_topic(topic: str) -> Destination:
     return _split(topic)
 
 
+def parse_conversation_topic(topic: str) -> Destination:
+    """Return where ``dm:<a>:<b>.<type>`` leads; any other topic as `parse_topic` does.
+
+    For direct messages alone, which also go to an inbox: nobody else may write into a conversation.
+    """
+    if not topic.startswith(CONVERSATION):
+        return parse_topic(topic)
+    conversation, _, message_type = topic.partition(".")
+    address = parse_conversation(conversation)
+    kind = check_message_type(message_type, "topic")
+    return Destination(topic, address, address, kind, True, ("channel", address))
+
+
+def conversation_of(one: str, other: str) -> str:
+    """Return the conversation of two agents; raises `InvalidValue` for one that talks to itself."""
+    if check_name(one, "agent") == check_name(other, "agent"):
+        raise InvalidValue("to", f"{one} is the sender itself; a conversation has two agents")
+    return CONVERSATION + ":".join(sorted((one, other)))
+
+
+def parse_conversation(text: str) -> str:
+    """Return ``dm:<a>:<b>`` with its agents in order; raises `InvalidTopic` that says what is wrong."""
+    names = text.removeprefix(CONVERSATION).split(":")
+    if not text.startswith(CONVERSATION) or len(names) != 2:
+        raise InvalidTopic("address", f"{text!r} is no conversation; that is dm:<agent>:<other agent>")
+    try:
+        return conversation_of(*names)
+    except InvalidValue as error:
+        raise InvalidTopic("address", f"in {text!r}, {error.problem}") from None
+
+
+def parties_of(conversation: str) -> tuple[str, str]:
+    """Return the two agents of a conversation that was checked."""
+    _, one, other = conversation.split(":")
+    return one, other
+
+
+def is_conversation(address: str) -> bool:
+    """Whether an address is what two agents say to each other."""
+    return address.startswith(CONVERSATION)
+
+
 @lru_cache(maxsize=4096)
 def _split(topic: str) -> Destination:
     if "*" in topic or ">" in topic:
         raise InvalidTopic("topic", f"{topic!r} has a wildcard; a message goes to one address")
+    if is_conversation(topic):
+        raise InvalidTopic(
+            "topic", f"{topic!r} is a conversation; only `bus.dm(to, body)` writes there, as one of the two"
+        )
     parts = topic.split(".", 2)
     if len(parts) < 3:
         raise InvalidTopic(
@@ -113,10 +162,21 @@ def _split(topic: str) -> Destination:
     return Destination(topic, address, name, message_type, is_log, recipient)
 
 
+def is_topic(text: str) -> bool:
+    """Whether a text names an address and a type, and not a type alone."""
+    try:
+        _split(text)
+    except InvalidTopic:
+        return False
+    return True
+
+
 def parse_address(address: str) -> str:
-    """Return an inbox or a channel after checking it; a bare name means an agent's inbox."""
+    """Return an inbox, a channel or a conversation after checking it; a bare name means an agent's inbox."""
     if "*" in address or ">" in address:
         raise InvalidTopic("address", f"{address!r} has a wildcard; give one address")
+    if is_conversation(address):
+        return parse_conversation(address)
     kind, dot, name = address.partition(".")
     if not dot:
         return f"{AGENT}.{check_name(address, 'address')}"
@@ -154,11 +214,13 @@ def short_address(address: str) -> str:
 
 
 def is_channel(address: str) -> bool:
-    """Whether an address that was checked is a channel and not an inbox."""
-    return address.partition(".")[0] in CHANNEL_KINDS
+    """Whether an address that was checked is a log, as a channel or a conversation is, and not an inbox."""
+    return is_conversation(address) or address.partition(".")[0] in CHANNEL_KINDS
 
 
 def _check_kind(text: str, kind: str, field: str = "topic") -> None:
+    if kind == "dm":
+        raise InvalidTopic(field, f"{text!r}: a conversation is dm:<agent>:<other agent>; send with `bus.dm`")
     if kind in RESERVED_KINDS:
         raise InvalidTopic(field, f"{text!r}: {kind!r} addresses cannot be published to in this version")
     if kind not in INBOX_KINDS and kind not in CHANNEL_KINDS:

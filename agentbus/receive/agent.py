@@ -38,8 +38,8 @@ class Agent:
     """A participant on the bus: what it is called and what it does with which message.
 
     ``pools`` are further names whose work it shares with other agents; so are ``capabilities``, which say
-    what it can do: ``capability.<name>``. ``concurrency`` is the number of handlers that run at one time.
-    Middleware goes around every handler, outermost first.
+    what it can do: ``capability.<name>``, and by which others find it in the registry. ``concurrency`` is
+    the number of handlers that run at one time. Middleware goes around every handler, outermost first.
     """
 
     def __init__(

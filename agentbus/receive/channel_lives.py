@@ -37,7 +37,7 @@ class ChannelLives:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Read what the agent subscribes to until ``stop`` is set; raises what a failed child raised."""
-        forget = self._agent.on_change(self._changed.set)
+        forget = self._agent.on_change(self._look_again)
         try:
             async with asyncio.TaskGroup() as group:
                 stopped = group.create_task(self._tell_stop(stop))
@@ -46,7 +46,9 @@ class ChannelLives:
                     await self._follow(group)
                     self._ready.set()
                     await self._changed.wait()
-                await self._end(list(self._readings))
+                # What runs comes to its end first.
+                if self._readings:
+                    await asyncio.wait([reading.task for reading in self._readings.values()])
                 stopped.cancel()
         finally:
             forget()
@@ -65,12 +67,25 @@ class ChannelLives:
             reading.stop.set()
         self._changed.set()
 
-    async def _follow(self, group: asyncio.TaskGroup) -> None:
-        """End what is not subscribed to any more, or otherwise; begin what is new."""
+    def _look_again(self) -> None:
         wanted = self._agent.following
-        await self._end(
-            [name for name, reading in self._readings.items() if wanted.get(name) != reading.following]
-        )
+        for name, reading in self._readings.items():
+            if wanted.get(name) != reading.following:
+                # At once: what is begun after this would overtake what is handed back because its handler
+                # has gone.
+                reading.stop.set()
+                if reading.life.incarnation is not None:
+                    reading.life.incarnation.begin_nothing()
+        self._changed.set()
+
+    async def _follow(self, group: asyncio.TaskGroup) -> None:
+        """Begin what is new, and what is to be read otherwise when it has come to its end.
+
+        A handler that is long at one channel holds up neither the end nor the begin of another.
+        """
+        for name in [name for name, reading in self._readings.items() if reading.task.done()]:
+            del self._readings[name]
+        wanted = self._agent.following
         begun = [self._begin(group, wanted[name]) for name in wanted if name not in self._readings]
         for reading in begun:
             await reading.life.wait_ready(reading.task)
@@ -84,15 +99,6 @@ class ChannelLives:
         life, stop = Life(incarnation, self._grounds.events), asyncio.Event()
         name = f"agentbus channel {self._agent.name} {following.address}"
         reading = _Reading(following, life, group.create_task(life.run(stop), name=name), stop)
+        reading.task.add_done_callback(lambda _: self._changed.set())
         self._readings[following.address] = reading
         return reading
-
-    async def _end(self, addresses: list[str]) -> None:
-        """End some readings: what runs there comes to its end first."""
-        readings = [self._readings[address] for address in addresses]
-        for reading in readings:
-            reading.stop.set()
-        if readings:
-            await asyncio.wait([reading.task for reading in readings])
-        for address in addresses:
-            del self._readings[address]

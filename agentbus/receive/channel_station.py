@@ -117,7 +117,10 @@ class ChannelStation:
         seen_at = clock()
         dead = self._takeover.look(beats, seen_at)
         others = [each for each in dead if each[0] != self._crew.lease.consumer]
-        await self._takeover.take(others, seen_at)
+        if others:
+            await self._takeover.take(others, seen_at)
+            # The place may be free now; at the next look by the clock it would be a second later.
+            self.reader.look()
 
     def _own_beat(self) -> float | None:
         assert self._crew is not None

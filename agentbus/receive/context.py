@@ -95,6 +95,10 @@ class Context:
         """Answer whoever asked, now; what the handler returns is then not sent again."""
         await self._reply(self.message, body)
 
+    async def acknowledge(self) -> None:
+        """End the message as read, with no reply needed; what the handler does later changes nothing."""
+        await self.delivery.acknowledge()
+
     async def send_part(self, part: Any) -> bool:
         """Send a part of the answer, now, to an asker that reads it in parts (`Bus.stream`).
 

@@ -16,7 +16,7 @@ from agentbus.message.durations import Duration, milliseconds
 from agentbus.message.message import Message
 from agentbus.message.reply_address import PartMark
 from agentbus.message.topics import is_channel
-from agentbus.receive.outcome import PROCESSED, RELEASED, Kind, Outcome, storable
+from agentbus.receive.outcome import ACKNOWLEDGED, PROCESSED, RELEASED, Kind, Outcome, storable
 from agentbus.receive.place import Place
 
 if TYPE_CHECKING:
@@ -29,6 +29,19 @@ _NO_STATE: dict[str, Any] = {}
 #: Fields of a state that are counted with, here and in ``include/entry.lua``.
 _COUNTS = frozenset(("attempt", "crashes", "bounces", "expires"))
 _MOST_COUNT = 2**53
+
+
+class ReceiptMark(Protocol):
+    """Writes into the receipts of a message to named agents."""
+
+    def read(self) -> None:
+        """A handler begins, or somebody says that it was read."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """The broker has confirmed an outcome."""
+
+    async def written(self) -> None:
+        """Wait until what was marked is written."""
 
 
 class Source:
@@ -64,6 +77,7 @@ class Delivery:
         "on_settled",
         "outcome",
         "parts",
+        "receipt",
         "revoked",
         "source",
         "state",
@@ -91,6 +105,8 @@ class Delivery:
         self.revoked = False
         #: Called once when a pulled delivery is settled.
         self.on_settled: Callable[[], None] | None = None
+        #: What tells the sender of a message to named agents how it is with it; None for any other.
+        self.receipt: ReceiptMark | None = None
 
     @property
     def address(self) -> str:
@@ -136,6 +152,22 @@ class Delivery:
     async def ack(self, reply: Any = None) -> None:
         """End it as processed; ``reply`` goes to whoever asked."""
         await self._settle(PROCESSED if reply is None else Outcome(Kind.PROCESSED, reply=reply))
+
+    async def acknowledge(self) -> None:
+        """End it as processed: read, and no reply is needed.
+
+        Receipts show it; whoever asked is answered without a content, which is no failure.
+        """
+        await self._settle(ACKNOWLEDGED)
+
+    async def mark_read(self) -> None:
+        """Tell the sender that it was read, without settling it; a handler that begins does so by itself.
+
+        Nothing happens where the sender named no recipients: there are no receipts then.
+        """
+        if self.receipt is not None:
+            self.receipt.read()
+            await self.receipt.written()
 
     async def retry(self, delay: Duration | None = None) -> None:
         """Count a failure: try again after the policy's delay (or ``delay``), or end it when exhausted."""

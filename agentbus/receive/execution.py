@@ -1,7 +1,7 @@
 """Run one delivery: short named steps over one record, ending in one outcome.
 
-open (decode) → guard (expired?) → route (whose type is it?) → call (arguments, timeout, middleware) →
-answer (who asked) → outcome.
+open (decode, guard, route: see `Admission`) → call (arguments, timeout, middleware) → answer (who asked) →
+outcome.
 """
 
 from __future__ import annotations
@@ -19,29 +19,31 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from agentbus.broker.inbox import FATAL_CRASHES
 from agentbus.errors import (
     BrokerError,
     BrokerUnavailable,
     Defer,
-    InvalidValue,
-    LoopDetected,
     MalformedMessage,
-    Reject,
 )
-from agentbus.message.address_policy import LOOP_LIMITS, Policy
+from agentbus.message.address_policy import Policy
 from agentbus.message.backoff import Backoff
-from agentbus.message.codec import decode
 from agentbus.message.current import HANDLED
-from agentbus.message.durations import milliseconds
 from agentbus.message.message import Message
-from agentbus.message.policy import Retry
 from agentbus.message.reply_address import PartMark, ReplyAddress, Wants
+from agentbus.receive.admission import Admission
 from agentbus.receive.agent import Agent, CallNext, Middleware
+from agentbus.receive.consequences import Consequences
 from agentbus.receive.context import Context, Publish
-from agentbus.receive.delivery import Answer, Delivery
+from agentbus.receive.delivery import Answer, Delivery, ReceiptMark
 from agentbus.receive.handlers import Handler
-from agentbus.receive.outcome import EXPIRED, PASSED_BY, PASSED_ON, PROCESSED, Kind, Outcome, storable
+from agentbus.receive.outcome import (
+    PASSED_BY,
+    PASSED_ON,
+    PROCESSED,
+    Kind,
+    Outcome,
+    storable,
+)
 from agentbus.receive.parts import Parts, SendPart
 from agentbus.receive.spans import DeliverySpans
 from agentbus.tracing.spans import note_failure
@@ -73,6 +75,8 @@ class Surroundings:
     siblings: Callable[[str], int]
     #: The declared policy of an address for a message type.
     policy: Callable[[str, str], Policy]
+    #: What marks the receipts of a delivery; None where nobody keeps any.
+    receipt: Callable[[Delivery], ReceiptMark | None] = lambda _delivery: None
 
 
 class Execution:
@@ -83,6 +87,15 @@ class Execution:
         self._name = agent.name
         self._around = around
         self._threads: ThreadPoolExecutor | None = None
+        admission = Admission(agent, around.server_ms, around.policy)
+        #: Decodes and guards: returns an outcome when the message is not to be handled.
+        self.open = admission.open
+        self._handler_of = admission.handler_of
+        consequences = Consequences(agent.retry, around.policy, admission.handler_of)
+        #: Returns what follows from an exception.
+        self.failed = consequences.failed
+        #: Whether a delivery is settled before it is handled.
+        self.at_most_once = consequences.at_most_once
         #: Opens the spans of what this agent handles.
         self.spans = DeliverySpans(agent.name)
         #: Nothing goes around the handlers.
@@ -96,76 +109,9 @@ class Execution:
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def open(self, delivery: Delivery) -> Outcome | None:
-        """Decode and guard: return an outcome when the message is not to be handled."""
-        try:
-            if not delivery.entry.message:
-                raise MalformedMessage("message", "is missing: the entry was not written by agentbus")
-            delivery.message = decode(delivery.entry.message)
-        except MalformedMessage as error:
-            delivery.message = Message(
-                {"message_id": f"entry-{delivery.entry_id}", "message_type": "unknown"}
-            )
-            return Outcome(Kind.DEAD, reason="malformed", detail=str(error))
-        if delivery.source.is_channel:
-            return self._open_from_channel(delivery)
-        if "hops" in delivery.message.envelope and (came_round := self._came_round(delivery)):
-            return came_round
-        if delivery.state:
-            expires = delivery.state.get("expires")
-            if isinstance(expires, (int, float)) and expires <= self._around.server_ms():
-                return EXPIRED
-        return None
-
-    def _came_round(self, delivery: Delivery) -> Outcome | None:
-        """Publishing refuses it before; this is for what came by another door, by hand for example."""
-        if delivery.message.channel is not None:
-            # By way of a channel, whose own limit it was measured by.
-            return None
-        hops = delivery.message.hops
-        policy = self._around.policy(delivery.address, delivery.message.message_type)
-        most = LOOP_LIMITS[0] if policy.max_hops is None else policy.max_hops
-        if not most or hops <= most:
-            return None
-        return Outcome(Kind.DEAD, reason="loop", detail=f"{hops} handlers in a row led to it; {most} may")
-
-    def _open_from_channel(self, delivery: Delivery) -> Outcome | None:
-        """Pass by what is not for this agent; guard against what expired and what kills its owners.
-
-        An inbox does the latter two where the message lies. The log is everybody's: nobody ends it there.
-        """
-        message = delivery.message
-        handler = self._agent.channel_handler(delivery.address, message.message_type)
-        # With recipients it stands here for the record: those who are named have it in their inboxes.
-        if message.recipients or self._is_own(message, handler):
-            # Not asked here, so nobody waits for an answer.
-            delivery.answered = True
-            return PROCESSED
-        if handler is None:
-            return PASSED_BY
-        ttl = message.ttl
-        if ttl is not None and delivery.entered_ms + ttl * 1000 <= self._around.server_ms():
-            return EXPIRED
-        if delivery.state.get("crashes", 0) >= FATAL_CRASHES:
-            return Outcome(Kind.DEAD, reason="crashed", detail="its owners died while running it")
-        return None
-
-    def _handler(self, delivery: Delivery) -> Handler | None:
-        """Return who handles a delivery; what came from a channel by way of the inbox is that channel's."""
-        message = delivery.message
-        if delivery.source.is_channel:
-            return self._agent.channel_handler(delivery.address, message.message_type)
-        if message.channel is not None and not message.recipients:
-            found = self._agent.channel_handler(message.channel, message.message_type)
-            if message.replayed is not None and self._agent.reads(message.channel):
-                return None if found is None or self._is_own(message, found) else found
-            if found is not None:
-                return found
-        return self._agent.handler_for(message.message_type)
-
-    def _is_own(self, message: Message, handler: Handler | None) -> bool:
-        """Return whether it is the agent's own, and its handler has not asked for those."""
-        return message.from_agent == self._agent.name and not (handler and handler.include_own)
+    def keep_receipt(self, delivery: Delivery) -> None:
+        """Let the sender of a message to named agents know that this process has it."""
+        delivery.receipt = self._around.receipt(delivery)
 
     async def run(self, delivery: Delivery) -> Outcome:
         """Return how the delivery ended; never raises, except when the delivery was revoked."""
@@ -196,7 +142,9 @@ class Execution:
 
     async def _answer(self, delivery: Delivery, outcome: Outcome) -> None:
         """Send an answer; again, for some seconds, when the broker was away for a moment."""
-        failure = None if outcome.kind is Kind.PROCESSED and outcome is not PASSED_BY else outcome
+        # Neither is an answer of the handler's own.
+        special = outcome is PASSED_BY or outcome.acknowledged
+        failure = None if outcome.kind is Kind.PROCESSED and not special else outcome
         backoff, until = Backoff(), time.monotonic() + _ANSWER_WITHIN
         while True:
             try:
@@ -219,9 +167,11 @@ class Execution:
 
     async def _handle(self, delivery: Delivery, span: Span | None = None) -> Outcome:
         message = delivery.message
-        handler = self._handler(delivery)
+        handler = self._handler_of(delivery)
         if handler is None:
             return self._without_handler(delivery)
+        if delivery.receipt is not None:
+            delivery.receipt.read()
         try:
             _set_handled((message, self._name))
             if handler.plain and self._direct:
@@ -271,52 +221,10 @@ class Execution:
             return Outcome(Kind.BOUNCED, BOUNCE_DELAY_MS, "no_handler", detail)
         return Outcome(Kind.DEAD, reason="no_handler", detail=detail)
 
-    # --- failures ---
-
-    def failed(self, delivery: Delivery, error: Exception) -> Outcome:
-        """Return what follows from an exception: a decision, no effect."""
-        if isinstance(error, Reject):
-            most = self._retry_policy(delivery).max_retries
-            return Outcome(Kind.DEAD, reason="rejected", detail=storable(error.reason), max_retries=most)
-        if isinstance(error, LoopDetected):
-            # Another attempt would send the same again.
-            return Outcome(Kind.DEAD, reason="loop", detail=storable(error))
-        if isinstance(error, Defer):
-            try:
-                return Outcome(Kind.DEFERRED, milliseconds(error.delay, "delay"), "deferred")  # type: ignore[arg-type]
-            except InvalidValue as problem:
-                error = problem
-        policy = self._retry_policy(delivery)
-        detail = storable(f"{type(error).__name__}: {storable(error)}")
-        failures = delivery.attempt
-        if failures <= policy.max_retries:
-            delay = round(policy.delay_seconds(failures) * 1000)
-            return Outcome(Kind.RETRIED, delay, "failed", detail, max_retries=policy.max_retries)
-        kind = Kind.DEAD if policy.when_exhausted == "dead" else Kind.DISCARDED
-        return Outcome(kind, 0, "exhausted", detail, max_retries=policy.max_retries)
-
-    def _retry_policy(self, delivery: Delivery) -> Retry:
-        """The message's own options win, then the handler's, the topic's, the address's, the agent's."""
-        handler = self._handler(delivery)
-        if handler is not None and handler.retry is not None:
-            policy = handler.retry
-        else:
-            declared = self._around.policy(delivery.address, delivery.message.message_type)
-            policy = declared.retry(self._agent.retry)
-        return _with_options(policy, delivery.message)
-
-    def at_most_once(self, delivery: Delivery) -> bool:
-        """Whether the delivery is settled before it is handled."""
-        required = delivery.message.delivery.get("require_ack")
-        if required is not None:
-            return required is False
-        policy = self._around.policy(delivery.address, delivery.message.message_type)
-        return policy.acknowledgement == "none"
-
     # --- the call ---
 
     async def _innermost(self, delivery: Delivery) -> Any:
-        handler = self._handler(delivery)
+        handler = self._handler_of(delivery)
         if handler is None:
             # Taken away while the message waited for middleware.
             raise Defer(BOUNCE_DELAY_MS / 1000)
@@ -394,24 +302,6 @@ class Execution:
 
 def _mark(delivery: Delivery) -> PartMark | None:
     return None if delivery.parts is None else delivery.parts.mark
-
-
-def _with_options(policy: Retry, message: Message) -> Retry:
-    """Return the policy with what the sender asked for; a value that makes no sense is ignored."""
-    options = message.delivery
-    if not options:
-        return policy
-    try:
-        return Retry(
-            max_retries=options.get("max_retries", policy.max_retries),
-            retry_delay=options.get("retry_delay", policy.retry_delay),
-            longest_delay=policy.longest_delay,
-            shortest_delay=policy.shortest_delay,
-            when_exhausted=options.get("when_exhausted", policy.when_exhausted),
-        )
-    except ValueError as error:
-        _logger.warning("delivery options of %s are ignored: %s", message.message_id, error)
-        return policy
 
 
 def _in_thread(function: Callable[..., Any], positional: tuple[Any, ...], named: dict[str, Any]) -> Any:

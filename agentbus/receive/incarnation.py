@@ -47,6 +47,8 @@ _BREATHE_AFTER = 32
 #: that cannot do the work would be the fastest at taking it, three times, and bury what a sibling could do.
 _STEP_BACK = 0.1
 _ADDRESS_INTERVAL = 60.0
+#: Whatever may be a message to named agents has this; looked for before anything is decoded.
+NAMED = b'"recipients":['
 _START_CHECK = 0.25
 #: Where nothing is given back, only a suspect behind another one waits for this.
 _SUSPECT_CHECK = 1.0
@@ -167,11 +169,17 @@ class Incarnation:
             if self.lost is None:
                 await self._leave()
 
+    def begin_nothing(self) -> None:
+        """Begin no further delivery; what runs goes on."""
+        self.workload.close()
+
     async def _drain(self) -> None:
         patience = seconds(self._agent.settings.drain, "drain")
         assert self._reader is not None
         # From here on this consumer's death is nobody's fault: a deployment must not kill a long task.
         self.lease.phase = "draining"
+        if not self._station.gives_back:
+            self.begin_nothing()
         try:
             async with asyncio.timeout(patience):
                 await self._station.reader.stop(self._reader)
@@ -212,6 +220,8 @@ class Incarnation:
                 # in work here, and its settlement will end it.
                 continue
             delivery = Delivery(source, entry, now, self.settler)
+            if NAMED in entry.message:
+                self._execution.keep_receipt(delivery)
             source.held[entry.entry_id] = delivery
             deliveries.append(delivery)
         self.workload.add(deliveries)

@@ -11,11 +11,13 @@ import asyncio
 import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from agentbus.broker.connection import Broker, Link
 from agentbus.broker.scripts import run_all
+from agentbus.broker.server_clock import ServerClock
 from agentbus.errors import BrokerError
 from agentbus.receive.place import Place
 
@@ -98,8 +100,14 @@ class Lease:
 class Heart:
     """Beats for every lease of one process. Use it from one event loop; the thread is its own affair."""
 
-    def __init__(self, make_broker: Callable[[], Broker]) -> None:
+    def __init__(
+        self, make_broker: Callable[[], Broker], clock_jumped: Callable[[float], None] | None = None
+    ) -> None:
+        """``clock_jumped`` is told, in the application's loop, by how many seconds the server's clock did."""
         self._make_broker = make_broker
+        self._clock_jumped = clock_jumped
+        self._server_clock = ServerClock()
+        self._jumps: deque[float] = deque()
         self._leases: set[Lease] = set()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -153,6 +161,8 @@ class Heart:
             if self._failure is not None:
                 lease.fenced = True
             lease.look(stood_still)
+        while self._jumps and self._clock_jumped is not None:
+            self._clock_jumped(self._jumps.popleft())
         self._pulse = clock()
         self._ticker = asyncio.get_running_loop().call_later(TICK, self._tick)
 
@@ -201,7 +211,14 @@ class Heart:
         except BrokerError:
             await link.close()
             return False
+        self._look_at_clock(replies, sent_at)
         return self._take(leases, replies, sent_at)
+
+    def _look_at_clock(self, replies: Sequence[object], sent_at: float) -> None:
+        times = [reply[1] for reply in replies if isinstance(reply, list)]
+        jump = self._server_clock.saw(int(times[-1]), sent_at, clock()) if times else None
+        if jump is not None:
+            self._jumps.append(jump)
 
     def _take(self, leases: Sequence[Lease], replies: Sequence[object], sent_at: float) -> bool:
         position, accepted = 0, True

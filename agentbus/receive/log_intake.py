@@ -56,6 +56,10 @@ class LogIntake:
             else:
                 await self._breathe()
 
+    def look(self) -> None:
+        """Look at the log now, although nothing was heard of it."""
+        self._grown.set()
+
     async def stop(self, reader: asyncio.Task[None]) -> None:
         """End the reader; what it is being handed still arrives."""
         self._stopping = True
@@ -107,7 +111,7 @@ class LogIntake:
         address = self._subscription.address
         if isinstance(error, GroupMissing):
             if await self._make_cursor():
-                self._events.emit("data_lost", address, "its cursor was deleted; made anew from the start")
+                self._events.emit("data_lost", address, "its cursor was deleted; made anew where it stood")
         elif isinstance(error, BrokerRefused):
             self._events.emit("read_refused", address, str(error))
             await asyncio.sleep(1.0)

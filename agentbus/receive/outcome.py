@@ -39,6 +39,8 @@ class Outcome:
     reply: Any = None
     #: The budget it was tried within; None where none was asked for: nothing could run it.
     max_retries: int | None = None
+    #: Processed in so far as it was read and needs no reply.
+    acknowledged: bool = False
 
 
 #: Longer texts of exceptions are cut in records; the handler's own log has them whole.
@@ -59,6 +61,7 @@ def storable(value: object) -> str:
 
 
 PROCESSED = Outcome(Kind.PROCESSED)
+ACKNOWLEDGED = Outcome(Kind.PROCESSED, acknowledged=True)
 #: A message of a channel that is of no concern to the agent; said to an asker, who would wait for it.
 PASSED_BY = Outcome(
     Kind.PROCESSED, reason="no_handler", detail="it reads the channel, and has no handler for this type"

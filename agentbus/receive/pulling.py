@@ -36,7 +36,7 @@ class PulledDelivery(Delivery):
         self._span = span
         self.source, self.entry, self.arrived = inner.source, inner.entry, inner.arrived
         self.state, self.message, self._settler = inner.state, inner.message, inner._settler
-        self.answered, self.suspect = inner.answered, inner.suspect
+        self.answered, self.suspect, self.receipt = inner.answered, inner.suspect, inner.receipt
 
     @property
     def outcome(self) -> Any:  # type: ignore[override]

@@ -22,7 +22,7 @@ from agentbus.message.backoff import Backoff
 from agentbus.message.message import Message
 from agentbus.receive.delivery import Delivery, Source
 from agentbus.receive.execution import Execution
-from agentbus.receive.outcome import Kind, Outcome
+from agentbus.receive.outcome import PROCESSED, Kind, Outcome
 from agentbus.receive.place import Place
 
 _MOST_IN_BATCH = 1_000
@@ -155,7 +155,9 @@ class Settler:
         for source in self._sources:
             if source.inbox is inbox and source.index in batch:
                 for entry_id in batch[source.index]:
-                    source.held.pop(entry_id, None)
+                    delivery = source.held.pop(entry_id, None)
+                    if delivery is not None and delivery.receipt is not None:
+                        delivery.receipt.ended(PROCESSED)
                 self._confirm(len(batch[source.index]))
 
     def _messages(self, place: Place, batch: Mapping[int, list[bytes]]) -> list[Message]:
@@ -189,6 +191,8 @@ class Settler:
             _tell(settlement, StaleDelivery() if isinstance(error, asyncio.CancelledError) else error)
             raise
         delivery.source.held.pop(delivery.entry.entry_id, None)
+        if delivery.receipt is not None:
+            delivery.receipt.ended(settlement.outcome)
         self._confirm(1)
         _tell(settlement, None)
 

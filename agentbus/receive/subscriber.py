@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from agentbus.message.address_policy import NO_POLICY, Policy
 from agentbus.receive.agent import Agent
 from agentbus.receive.channel_lives import ChannelLives
 from agentbus.receive.context import Publish
-from agentbus.receive.delivery import Answer
+from agentbus.receive.delivery import Answer, Delivery, ReceiptMark
 from agentbus.receive.execution import Execution, Surroundings
 from agentbus.receive.grounds import Grounds
 from agentbus.receive.incarnation import Incarnation
@@ -45,6 +45,7 @@ class Subscriber:
         answer: Answer,
         send_part: SendPart,
         companions: Sequence[Companion] = (),
+        receipt: Callable[[Delivery], ReceiptMark | None] = lambda _delivery: None,
     ) -> None:
         self.agent = agent
         self._grounds = grounds
@@ -61,6 +62,7 @@ class Subscriber:
             server_ms=self._server_ms,
             siblings=self._siblings,
             policy=self.policy,
+            receipt=receipt,
         )
         self.execution = Execution(agent, around)
         self._channels = ChannelLives(agent, grounds, self.execution)

@@ -62,6 +62,7 @@ class Workload:
         #: The reader waits for room.
         self._room_wanted = False
         self._interrupted = False
+        self._closed = False
         # Unknown handlers count as slow until they have shown otherwise.
         self._average_seconds = max(1.0, prefetch_below)
         self._finished_once = False
@@ -109,8 +110,14 @@ class Workload:
             (self._suspects if delivery.suspect else self._ready).append(delivery)
         self._wake_runners()
 
+    def close(self) -> None:
+        """Give nothing more to runners: what waits is handed back; nothing behind it may overtake it."""
+        self._closed = True
+
     def take(self) -> Delivery | None:
         """Give the next delivery to a runner, or None."""
+        if self._closed:
+            return None
         if self._suspects and not self._gate.running:
             self._gate.enter()
             self.running += 1
@@ -122,7 +129,7 @@ class Workload:
 
     async def wait_work(self) -> None:
         """Wait until there may be something to take."""
-        blocked = self._in_order and self._suspects and self._gate.running
+        blocked = self._closed or (self._in_order and self._suspects and self._gate.running)
         if not blocked and (self._ready or (self._suspects and not self._gate.running)):
             # It came after the caller had looked; nobody would tell it again.
             return

@@ -17,7 +17,7 @@ from agentbus.message.reply_address import Wants
 from agentbus.message.topics import Topic, parse_topic
 from agentbus.send.envelope import AnyTopic, MessageOptions, PublishOptions
 from agentbus.send.publisher import Publisher
-from agentbus.send.replies import FAILURE, Replies, Reply
+from agentbus.send.replies import ACKNOWLEDGEMENT, FAILURE, Replies, Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,9 @@ class Collecting:
             problem = content if isinstance(content, dict) else {}
             reason = str(problem.get("reason", "failed"))
             return Answer(agent, None, reason, str(problem.get("detail") or reason), at)
-        if self._question.reply is not None:
+        # A handler that returns nothing has nothing to say: that is an answer of every type.
+        says = content is not None and message.message_type != ACKNOWLEDGEMENT
+        if self._question.reply is not None and says:
             try:
                 content = validate_content(content, self._question.reply)
             except MalformedMessage as error:

@@ -18,7 +18,7 @@ from agentbus.message.durations import Duration, instant_milliseconds, milliseco
 from agentbus.message.message import ENVELOPE_VERSION, Message
 from agentbus.message.policy import Durability, Priority, Retry, check_durability, check_priority
 from agentbus.message.reply_address import ReplyAddress, Wants
-from agentbus.message.topics import Destination, Topic, parse_topic
+from agentbus.message.topics import Destination, Topic, parse_conversation_topic, parse_topic
 
 #: What a publish may be addressed to.
 AnyTopic = str | Topic[Any, Any]
@@ -87,6 +87,7 @@ _UNDERSTOOD = frozenset(
         "recipients",
         "recipient_mode",
         "timestamp",
+        "log_entry",
         "hops",
         "copy_of",
         "replay",
@@ -130,8 +131,37 @@ class Outgoing:
     durability: Durability | None
 
 
+@dataclass(frozen=True, slots=True)
+class Addressing:
+    """What all copies of one message to named agents have in common."""
+
+    message_id: str
+    recipients: tuple[str, ...]
+    #: ``multi``, or ``direct`` for one agent's word to another.
+    mode: str
+    #: The channel or conversation it is said in, if any.
+    channel: str | None = None
+    #: Its entry in the log of that.
+    log_entry: str | None = None
+
+    def add_to(self, envelope: dict[str, Any]) -> None:
+        """Write it into the envelope of one copy."""
+        envelope["message_id"] = self.message_id
+        envelope["recipients"] = self.recipients
+        envelope["recipient_mode"] = self.mode
+        if self.channel is not None:
+            envelope["channel"] = self.channel
+        if self.log_entry is not None:
+            envelope["log_entry"] = self.log_entry
+
+
 def compose(
-    sender: Sender, topic: AnyTopic, body: Any, options: PublishOptions, limit_bytes: int
+    sender: Sender,
+    topic: AnyTopic,
+    body: Any,
+    options: PublishOptions,
+    limit_bytes: int,
+    addressed: Addressing | None = None,
 ) -> Outgoing:
     """Return the message to send; raises `InvalidValue` naming the first field at fault.
 
@@ -143,14 +173,14 @@ def compose(
     if isinstance(topic, Topic):
         check_body_type(body, topic.body)
         topic = topic.text
-    destination = parse_topic(topic)
+    destination = parse_topic(topic) if addressed is None else parse_conversation_topic(topic)
     if options:
         _check_options(options)
     if destination.is_channel:
         _check_channel(destination, options)
         options = _with_project(destination, options)
     recipient, name = destination.recipient
-    message_id = str(uuid_utils.uuid7())
+    message_id = str(uuid_utils.uuid7()) if addressed is None else addressed.message_id
     envelope: dict[str, Any] = {
         "version": ENVELOPE_VERSION,
         "message_id": message_id,
@@ -162,6 +192,8 @@ def compose(
         "body": encode_body(body, options.get("context"), options.get("metadata")) if options
         else encode_body(body, None, None),
     }  # fmt: skip
+    if addressed is not None:
+        addressed.add_to(envelope)
     if not options:
         return Outgoing(destination, message_id, encode(envelope, limit_bytes), 2, None, None)
     lane = check_priority(options.get("priority", "normal"))

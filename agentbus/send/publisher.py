@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Unpack
 
 from agentbus.broker.channel import Channel
@@ -127,7 +127,7 @@ class Publisher:
     async def _publish(self, sender: Sender, topic: AnyTopic, body: Any, options: PublishOptions) -> Stored:
         loop = self._at_home()
         outgoing = compose(sender, topic, body, options, self._settings.message_bytes)
-        until = loop.time() + self._patience(options)
+        until = loop.time() + self.patience(options)
         if outgoing.durability is not None and outgoing.durability != "stream":
             await self._check_durability(outgoing.durability, until)
         if not self._buffer.has_room:
@@ -150,30 +150,47 @@ class Publisher:
         """
         tracer = self._tracing.tracer
         if tracer is None:
-            results = await self._publish_all(topic, bodies, options)
+            results = await self._publish_all(self._composed(topic, bodies, options), options)
         else:
             with sending(tracer, str(topic), self._sender.agent, _conversation(options)) as span:
-                results = await self._publish_all(topic, bodies, {"trace": current_trace(), **options})
+                traced: PublishOptions = {"trace": current_trace(), **options}
+                results = await self._publish_all(self._composed(topic, bodies, traced), traced)
                 sent_batch(span, len(results))
+        await self._tell_loops(results)
+        return results
+
+    async def publish_each(
+        self, composed: Iterable[Outgoing], options: PublishOptions
+    ) -> list[Stored | Exception]:
+        """Send messages that `compose` made, each to its address; see `publish_many`."""
+        results = await self._publish_all(composed, options)
+        await self._tell_loops(results)
+        return results
+
+    async def _tell_loops(self, results: Iterable[Stored | Exception]) -> None:
         if current_message() is not None:
             for error in [each for each in results if isinstance(each, LoopDetected)][:1]:
                 await self._tell_loop(self._sender, error)
-        return results
+
+    def _composed(
+        self, topic: AnyTopic, bodies: Iterable[Any], options: PublishOptions
+    ) -> Iterator[Outgoing]:
+        limit = self._settings.message_bytes
+        return (compose(self._sender, topic, body, options, limit) for body in bodies)
 
     async def _publish_all(
-        self, topic: AnyTopic, bodies: Iterable[Any], options: PublishOptions
+        self, composed: Iterable[Outgoing], options: PublishOptions
     ) -> list[Stored | Exception]:
         loop = self._at_home()
-        until = loop.time() + self._patience(options)
+        until = loop.time() + self.patience(options)
         if options.get("durability", "stream") != "stream":
             await self._check_durability(check_durability(options["durability"]), until)
         collector = Collector(loop)
         try:
-            for number, body in enumerate(bodies, 1):
+            for number, outgoing in enumerate(composed, 1):
                 if number % self._settings.batch_messages == 0:
                     # A batch leaves now and is stored while the next one is composed.
                     await asyncio.sleep(0)
-                outgoing = compose(self._sender, topic, body, options, self._settings.message_bytes)
                 part = collector.add(outgoing, until)
                 try:
                     if not self._buffer.has_room:
@@ -225,7 +242,8 @@ class Publisher:
         except TimeoutError:
             raise timed_out(uncertain=False) from None
 
-    def _patience(self, options: PublishOptions) -> float:
+    def patience(self, options: PublishOptions) -> float:
+        """Return how many seconds a message with these options may wait for the broker."""
         if "deadline" not in options:
             return self._deadline
         # The record of a batch outlives the longest deadline; a longer one could be stored twice.

@@ -19,6 +19,8 @@ from agentbus.message.reply_address import ReplyAddress, Wants
 
 #: The types of an answer, of a part of one, and of the word that there will be none.
 REPLY, PART, FAILURE = "reply", "part", "failure"
+#: The type of the word that a question was read and needs no answer; it has no content.
+ACKNOWLEDGEMENT = "acknowledgement"
 _RENEW_INTERVAL = 60.0
 
 

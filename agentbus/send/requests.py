@@ -19,7 +19,7 @@ from agentbus.message.reply_address import PartMark, ReplyAddress, Wants
 from agentbus.message.topics import Topic
 from agentbus.send.envelope import AnyTopic, PublishOptions, Sender
 from agentbus.send.publisher import Publisher
-from agentbus.send.replies import FAILURE, PART, REPLY, Replies, Reply
+from agentbus.send.replies import ACKNOWLEDGEMENT, FAILURE, PART, REPLY, Replies, Reply
 
 #: Fields of a request that its answer has too.
 _CARRIED_BACK = ("session_id", "project", "trace")
@@ -43,7 +43,8 @@ class Requests:
         """Send a request and return the content of its answer, as ``reply`` if given.
 
         The message expires with the timeout unless ``ttl`` says otherwise: nobody would hear the answer.
-        Raises `RequestTimeout`, `RequestFailed`, or what `Publisher.publish` raises.
+        None when whoever took it acknowledged it without an answer. Raises `RequestTimeout`,
+        `RequestFailed`, or what `Publisher.publish` raises.
         """
         patience = seconds(timeout, "timeout")
         if isinstance(topic, Topic) and reply is None:
@@ -70,6 +71,8 @@ class Requests:
             self._replies.forget(reply_to)
         if message.message_type == FAILURE:
             raise failure_of(message, f"request {stored.message_id} to {topic}")
+        if message.message_type == ACKNOWLEDGEMENT:
+            return None
         return message.content if reply is None else validate_content(message.content, reply)
 
 
@@ -92,6 +95,11 @@ class Answering:
         self._sender = sender
         self._message_bytes = message_bytes
 
+    async def acknowledge(self, request: Message, mark: PartMark | None = None) -> None:
+        """Send the word that a request was read and needs no answer."""
+        if request.reply_to is not None:
+            await self._deliver_visibly(request, self._compose(request, ACKNOWLEDGEMENT, None, mark))
+
     async def send(
         self, request: Message, content: Any, failure: dict[str, str] | None, mark: PartMark | None = None
     ) -> None:
@@ -107,6 +115,9 @@ class Answering:
         except InvalidValue as error:
             unsendable = {"reason": "invalid_reply", "detail": f"the answer cannot be sent: {error}"}
             text = self._compose(request, FAILURE, unsendable, mark)
+        await self._deliver_visibly(request, text)
+
+    async def _deliver_visibly(self, request: Message, text: bytes) -> None:
         if not await self._deliver(request, text):
             self._events.emit(
                 "reply_undeliverable",

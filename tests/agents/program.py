@@ -12,10 +12,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
 
 from agentbus import Agent, AgentSettings, Bus, Context, Retry
+from agentbus.recipients.marks import Marks
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Log:
@@ -39,6 +42,17 @@ def build(options: dict[str, Any], log: Log) -> Agent:  # noqa: C901 - a list of
         settings=settings,
     )
 
+    def on(kind: str, **handling: Any) -> Callable[[Function], Function]:
+        """Register a handler for the inbox, and for the channel that the agent reads, if it reads one."""
+
+        def register(function: Function) -> Function:
+            agent.on(kind, **handling)(function)
+            if "channel" in options:
+                agent.on(f"{options['channel']}.{kind}", start="beginning", **handling)(function)
+            return function
+
+        return register
+
     def begin(context: Context) -> dict[str, Any]:
         content = context.message.content
         fields = {
@@ -46,15 +60,16 @@ def build(options: dict[str, Any], log: Log) -> Agent:  # noqa: C901 - a list of
             "attempt": context.attempt,
             "crashes": context.delivery.state.get("crashes", 0),
             "type": context.message.message_type,
+            "gap": context.gap and context.gap.missed,
         }
         log.write("begin", **fields)
         return fields
 
-    @agent.on("note")
+    @on("note")
     async def note(context: Context) -> None:
         log.write("end", **begin(context))
 
-    @agent.on("sleep")
+    @on("sleep")
     async def sleep(body: dict[str, Any], context: Context) -> None:
         fields = begin(context)
         await asyncio.sleep(
@@ -62,15 +77,18 @@ def build(options: dict[str, Any], log: Log) -> Agent:  # noqa: C901 - a list of
         )
         log.write("end", **fields)
 
-    @agent.on("steps")
+    @on("steps")
     async def steps(body: dict[str, Any], context: Context) -> None:
         """Writes a line every hundredth of a second: a frozen process must not write one more."""
         fields = begin(context)
-        while True:
+        left = body.get("steps_after_crash") if fields["crashes"] else None
+        while left is None or left > 0:
             await asyncio.sleep(0.01)
             log.write("step", **fields)
+            left = None if left is None else left - 1
+        log.write("end", **fields)
 
-    @agent.on("parts")
+    @on("parts")
     async def parts(body: dict[str, Any], context: Context) -> AsyncIterator[dict[str, Any]]:
         """Yields some parts; before the last one it waits for ever, if nobody has died over it."""
         fields = begin(context)
@@ -79,13 +97,13 @@ def build(options: dict[str, Any], log: Log) -> Agent:  # noqa: C901 - a list of
                 await asyncio.Event().wait()
             yield {"part": part, "pid": os.getpid()}
 
-    @agent.on("block")
+    @on("block")
     async def block(body: dict[str, Any], context: Context) -> None:
         fields = begin(context)
         time.sleep(body["seconds"])  # noqa: ASYNC251 - what it is for
         log.write("end", **fields)
 
-    @agent.on("spin")
+    @on("spin")
     async def spin(body: dict[str, Any], context: Context) -> None:
         fields = begin(context)
         end = time.monotonic() + body["seconds"]
@@ -93,7 +111,7 @@ def build(options: dict[str, Any], log: Log) -> Agent:  # noqa: C901 - a list of
             pass
         log.write("end", **fields)
 
-    @agent.on("thread")
+    @on("thread")
     def thread(body: dict[str, Any], context: Context) -> None:
         fields = begin(context)
         # Counted, not timed: a process that was frozen goes on where it was.
@@ -103,7 +121,7 @@ def build(options: dict[str, Any], log: Log) -> Agent:  # noqa: C901 - a list of
             time.sleep(0.02)
         log.write("end", **fields)
 
-    @agent.on("effect")
+    @on("effect")
     async def effect(context: Context) -> None:
         """Dies after its effect and before its settlement, the first time."""
         fields = begin(context)
@@ -111,12 +129,12 @@ def build(options: dict[str, Any], log: Log) -> Agent:  # noqa: C901 - a list of
         if not fields["crashes"]:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    @agent.on("fails", retry=Retry(max_retries=1000, retry_delay=0.01))
+    @on("fails", retry=Retry(max_retries=1000, retry_delay=0.01))
     async def fails(context: Context) -> None:
         begin(context)
         raise ValueError("as always")
 
-    @agent.on("poison")
+    @on("poison")
     async def poison(context: Context) -> None:
         begin(context)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -124,9 +142,15 @@ def build(options: dict[str, Any], log: Log) -> Agent:  # noqa: C901 - a list of
     return agent
 
 
+async def _forgotten(_self: Marks) -> None: ...
+
+
 async def main(options: dict[str, Any]) -> None:
     log = Log(options["log"])
     agent = build(options, log)
+    if not options.get("marks", True):
+        # As if it were always killed before it can write its receipts.
+        Marks.flush = _forgotten  # type: ignore[method-assign]
     async with Bus(options["url"], agent=options["name"]) as bus:
         bus.events.listen(lambda event: log.write("event", action=event.action, detail=event.detail))
         log.write("ready")

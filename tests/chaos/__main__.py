@@ -19,6 +19,7 @@ from pathlib import Path
 
 from agentbus.broker.embedded import ServerBinary, find_server
 from tests.chaos.ambiguous import run_ambiguous
+from tests.chaos.channels import ChannelResult, channel_figure_of, run_channels
 from tests.chaos.figure import Figure
 from tests.chaos.fleet import run_fleet
 from tests.chaos.fleet_figures import FleetResult, fleet_figures_of
@@ -27,17 +28,17 @@ from tests.chaos.patience import run_patience
 from tests.chaos.poison import run_poison
 from tests.chaos.recovery import run_recovery
 from tests.chaos.report import PLACE, Circumstances, commit, show, write
-from tests.chaos.scale import EPISODE, FLEET_EPISODE, QUICK, Scale
+from tests.chaos.scale import CHANNEL_EPISODE, EPISODE, FLEET_EPISODE, QUICK, Scale
 from tests.chaos.soak import run_soak
 from tests.chaos.stage import Stage
 from tests.chaos.zombies import run_zombies
 from tests.postgres import NoPostgres
 
-RUNS = ("mixed", "fleet", "ambiguous", "recovery", "patience", "zombies", "poison", "soak")
+RUNS = ("mixed", "fleet", "channels", "ambiguous", "recovery", "patience", "zombies", "poison", "soak")
 
 
 #: One figure of each run: with all of them the page is written.
-_PUBLISHED = {"F1", "Fleet", "F3", "F4", "F4b", "F5", "F9", "R5"}
+_PUBLISHED = {"F1", "Fleet", "Channels", "F3", "F4", "F4b", "F5", "F9", "R5"}
 
 
 class Session:
@@ -57,6 +58,8 @@ class Session:
                 return figures_of(self._mixed())
             case "fleet":
                 return fleet_figures_of(self._fleet())
+            case "channels":
+                return [channel_figure_of(self._channels())]
             case "ambiguous":
                 return [run_ambiguous(seed, scale.ambiguous, binary=binary)]
             case "recovery":
@@ -79,6 +82,18 @@ class Session:
                 break
             sync = ("always", "everysec")[number % 2]
             result.add(run_mixed(f"{self._seed}.{number}", messages, kills, self._binary, sync))
+        return result
+
+    def _channels(self) -> ChannelResult:
+        """Several runs of channels, as mixed ones."""
+        result, scale = ChannelResult(), self._scale
+        for number, (messages, faults) in enumerate(
+            _episodes(scale.channels, scale.channel_faults, CHANNEL_EPISODE)
+        ):
+            if number and time.monotonic() > self._until:
+                break
+            sync = ("always", "everysec")[number % 2]
+            result.add(run_channels(f"{self._seed}.{number}", messages, faults, self._binary, sync))
         return result
 
     def _fleet(self) -> FleetResult:

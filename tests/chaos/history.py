@@ -22,9 +22,9 @@ class Record:
     """One line of a history.
 
     Events of publishers: ``attempt`` (before), then ``stored``, ``uncertain`` or ``refused``. Of agents:
-    ``begin`` and ``end`` of a delivery, ``fenced``. Of people: ``asked`` for something to be done about
-    a dead letter, then ``told`` what became of that. Of whoever breaks things: ``killed``, ``frozen``,
-    ``broker_killed``, ``broker_started``.
+    ``begin`` and ``end`` of a delivery, ``fenced``, ``data_lost``, ``gap``, ``left`` when it served no more.
+    Of people: ``asked`` for something to be done about a dead letter, then ``told`` what became of that. Of
+    whoever breaks things: ``killed``, ``frozen``, ``broker_killed``, ``broker_started``.
     """
 
     event: str
@@ -44,6 +44,14 @@ class Record:
     note: str = ""
     #: The id of a dead letter.
     letter: str = ""
+    #: Of several agents that read one channel: which one.
+    agent: str = ""
+    #: The channel that a message was published on.
+    channel: str = ""
+    #: Its entry in the log, where it came from there; empty when it came by way of the agent's inbox.
+    entry: str = ""
+    #: Messages that were missing before it, as its handler was told.
+    missed: int = 0
 
 
 _FIELDS = tuple(field.name for field in fields(Record))

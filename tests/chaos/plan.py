@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-Target = Literal["broker", "agent", "publisher", "worker", "person", "database"]
+Target = Literal["broker", "agent", "publisher", "worker", "person", "database", "frozen"]
 Mixtures = tuple[tuple[tuple[Target, ...], int], ...]
 
 #: What dies together, and how often that is chosen.
@@ -33,6 +33,15 @@ FLEET: Mixtures = (
     (("worker", "database"), 2),
     (("database", "broker"), 1),
     (("person", "broker"), 1),
+)
+#: Of channels: agents that are killed and frozen, also while the broker is away.
+CHANNELS: Mixtures = (
+    (("agent",), 8),
+    (("frozen",), 5),
+    (("broker",), 4),
+    (("publisher",), 3),
+    (("broker", "agent"), 2),
+    (("agent", "frozen"), 2),
 )
 
 

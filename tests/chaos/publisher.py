@@ -92,7 +92,8 @@ class _Sender:
         self._history = history
         self._topic = topic
         self._idempotent = idempotent
-        self._delay = delay
+        # A channel takes no delay, not even none.
+        self._later: dict[str, Any] = {"delay": delay} if delay else {}
 
     async def send(self, keys: Sequence[str]) -> None:
         """Send some messages; what was never sent because its deadline came first is tried again."""
@@ -115,10 +116,10 @@ class _Sender:
     async def _publish(self, priority: Any, keys: list[str]) -> Sequence[Any]:
         if not self._idempotent:
             bodies = [{"key": key} for key in keys]
-            return await self._bus.publish_many(self._topic, bodies, priority=priority, delay=self._delay)
+            return await self._bus.publish_many(self._topic, bodies, priority=priority, **self._later)
         results: list[Any] = await asyncio.gather(
             *(
-                self._bus.publish(self._topic, {"key": key}, priority=priority, key=key, delay=self._delay)
+                self._bus.publish(self._topic, {"key": key}, priority=priority, key=key, **self._later)
                 for key in keys
             ),
             return_exceptions=True,

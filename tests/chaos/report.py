@@ -21,7 +21,7 @@ _BEGIN = """# Reliability, measured
 
 Written by `make chaos`; do not edit. Real processes are killed, frozen and cut off while messages flow. Every
 publisher, agent and person writes down what it does before and after; a checker compares the histories with
-the broker and the archive (`tests/chaos/checker.py` and `tests/chaos/judges.py`, themselves tested with
+the broker and the archive (`tests/chaos/checker.py` and the judges beside it, themselves tested with
 planted losses, duplicates and lies).
 
 A zero proves little by itself. Beside each stands what it bounds: nothing in N independent trials means, with

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from tests.chaos import agent, mill, person, publisher, zombie
+from tests.chaos import agent, mill, person, publisher, subscriber, zombie
 
 
 async def _become_workers(*, url: str, folder: str, archive: str, roles: list[str]) -> None:
@@ -21,6 +21,7 @@ _ROLES: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
     "publisher": publisher.run,
     "person": person.run,
     "agent": agent.run,
+    "subscriber": subscriber.run,
     "zombie": zombie.run,
     "mill_publisher": mill.publish,
     "mill_agent": mill.serve,

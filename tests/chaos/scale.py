@@ -8,6 +8,8 @@ from dataclasses import dataclass
 EPISODE = 50_000
 #: Messages of one run of the fleet: of one inbox the broker keeps every record, 10,000 at most.
 FLEET_EPISODE = 8_000
+#: Messages of one run of channels: each of four agents handles them one after the other.
+CHANNEL_EPISODE = 4_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,9 @@ class Scale:
     #: Messages of the fleet's runs, and what is broken in them.
     fleet: int = 32_000
     fleet_faults: int = 160
+    #: Messages of the runs of channels, and what is killed or frozen in them.
+    channels: int = 16_000
+    channel_faults: int = 160
     #: Messages of the soak run.
     settled: int = 10_000_000
 
@@ -49,9 +54,11 @@ class Scale:
             healthy=share(usual.healthy),
             fleet=share(usual.fleet),
             fleet_faults=share(usual.fleet_faults),
+            channels=share(usual.channels),
+            channel_faults=share(usual.channel_faults),
             settled=min(usual.settled, share(usual.settled, 200_000)),
         )
 
 
 #: A minute in all: does everything still run?
-QUICK = Scale(6_000, 10, 2_000, 4, 3, 200, 2, 200, 2_000, 8, 200_000)
+QUICK = Scale(6_000, 10, 2_000, 4, 3, 200, 2, 200, 2_000, 8, 600, 6, 200_000)

@@ -12,6 +12,7 @@ from agentbus.broker.embedded import ServerBinary
 from agentbus.testing import skip_or_fail
 from tests.chaos import report
 from tests.chaos.ambiguous import run_ambiguous
+from tests.chaos.channels import channel_figure_of, run_channels
 from tests.chaos.controls import ForgetfulBus, settle_before_the_work
 from tests.chaos.figure import Figure
 from tests.chaos.fleet import run_fleet
@@ -79,6 +80,19 @@ def test_a_fleet_with_schedules_dead_letters_and_an_archive_comes_through_kills_
     assert result.letters.counts["resolved"] and result.letters.counts["dropped"]
     assert result.ticks.counts["ticks"] > 30
     assert result.archive.counts["compared entry by entry"] > 1_000
+
+
+@pytest.mark.timeout(120)
+def test_channels_lose_nothing_and_keep_their_order_through_kills_and_freezes(
+    seed: str, default_server: ServerBinary
+) -> None:
+    result = run_channels(seed, 600, 6, default_server, "always")
+    accept(channel_figure_of(result))
+    assert result.broken.total() == 6
+    # Each judge had something to judge.
+    counts = result.finding.counts
+    assert counts["first deliveries in order"] > 800
+    assert counts["retry after a failure"] > 10 and counts["dead letters"] and counts["missed"]
 
 
 @pytest.mark.timeout(120)

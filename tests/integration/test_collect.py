@@ -138,7 +138,7 @@ async def test_an_agent_that_answers_again_counts_once(bus: Bus, readers: Reader
     said = iter(range(10))
     await readers.add("anna", lambda body: next(said), times=3)
     await readers.add("bert", lambda body: ...)
-    answers = await bus.collect("channel.design.objection", "tabs", deadline="300ms", expect=2)
+    answers = await bus.collect("channel.design.objection", "tabs", deadline="1s", expect=2)
     assert [(answer.agent, answer.content) for answer in answers] == [("anna", 0)]
     assert not answers.complete
 
@@ -165,6 +165,12 @@ async def test_an_answer_of_another_type_is_that_agents_failure_alone(bus: Bus, 
     found = {answer.agent: answer for answer in answers}
     assert found["anna"].content == Objection(text="no")
     assert (found["bert"].failure, found["bert"].content) == ("malformed", None)
+
+
+async def test_nothing_to_say_is_an_answer_of_every_type(bus: Bus, readers: Readers) -> None:
+    await readers.add("anna", lambda body: None)
+    (answer,) = await bus.collect("channel.design.objection", "tabs", deadline="20s", reply=Objection)
+    assert (answer.agent, answer.content, answer.failure) == ("anna", None, None)
 
 
 async def test_where_nobody_subscribes_nobody_is_waited_for(bus: Bus) -> None:

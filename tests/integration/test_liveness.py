@@ -207,6 +207,8 @@ async def _jump_and_recover(
     await eventually(_counter_is(look, "processed", 2), 10)
     assert agents.events["fenced"] == 0
     assert agents.begun == {1: 1, 2: 1}
+    # What is delayed followed the clock, and somebody is told so.
+    await eventually(lambda: agents.events["clock_jump"] == 1)
     # And back: nothing that came from the other hour is stuck.
     jump(0)
     await bus.publish(f"agent.{NAME}.task", 3)

@@ -21,10 +21,16 @@ def test_a_copy_keeps_everything_and_says_where_it_comes_from() -> None:
 
 
 def test_a_copy_asks_for_no_answer() -> None:
-    envelope = _copied(reply_to="reply.x.1", correlation_id="c")
-    assert envelope is not None
-    assert "reply_to" not in envelope
-    assert envelope["correlation_id"] == "c"
+    assert _copied(reply_to="reply.x.1", correlation_id="c") == {
+        "message_id": "1", "correlation_id": "c", "copy_of": "agent.planner.task",
+    }  # fmt: skip
+
+
+def test_a_copy_gives_no_receipts() -> None:
+    named = _copied(
+        recipients=["planner", "writer"], recipient_mode="multi", log_entry="1-1", channel="channel.x"
+    )
+    assert named == {"message_id": "1", "channel": "channel.x", "copy_of": "agent.planner.task"}
 
 
 @pytest.mark.parametrize(

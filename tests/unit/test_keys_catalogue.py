@@ -75,6 +75,9 @@ def test_every_name_that_the_library_makes_is_in_the_catalogue() -> None:
     names += [keys.resolved, keys.ended, keys.schedules, keys.ticks, keys.archived]
     names += [channel_keys("agentbus", "system.bus").log, channel_keys("agentbus", "system.errors").cursors]
     names += [name("agentbus") for name in (catalogue.wake, catalogue.ticking, catalogue.workers)]
+    names += [catalogue.agents("agentbus"), catalogue.agent("agentbus", "reviewer")]
+    names += [catalogue.conversations("agentbus", "ann"), catalogue.read_up_to("agentbus", "dm:ann:bob")]
+    names += [catalogue.receipts("agentbus", "0190-ab")]
     names += [catalogue.archive("agentbus"), keys.producer + "0a1b"]
     names += [*keys.sources, reply_log("agentbus", "0a1b"), addresses("agentbus")]
     patterns = [pattern_of(info.pattern) for info in CATALOGUE]
@@ -84,7 +87,7 @@ def test_every_name_that_the_library_makes_is_in_the_catalogue() -> None:
 def pattern_of(row: str) -> re.Pattern[str]:
     """Return what the names of one row look like, with the default prefix."""
     # `reply.<process>` is no address, though it looks like one.
-    address = rf"(?:{'|'.join((*INBOX_KINDS, *CHANNEL_KINDS))})\.[a-z0-9_-]+"
+    address = rf"(?:(?:{'|'.join((*INBOX_KINDS, *CHANNEL_KINDS))})\.[a-z0-9_-]+|dm:[a-z0-9_-]+:[a-z0-9_-]+)"
     parts = {"<address>": address}
     pieces = [
         parts.get(piece, "[a-z0-9._-]+") if piece.startswith("<") else re.escape(piece)

@@ -47,6 +47,12 @@ def test_an_inbox_of_a_capability_needs_a_consent_of_its_own() -> None:
     assert [copy.allowed for copy in table.route("capability.review.task").copies] == [False]
 
 
+def test_what_no_pattern_reaches_need_not_be_a_topic() -> None:
+    table = _table(("observer", ">"), ("second", "*.>"), watched=(">",))
+    for topic in ("dm:anna:ben.note", "reply.x.1", "x"):
+        assert not table.route(topic)
+
+
 def test_an_agent_never_gets_copies_of_its_own_inbox() -> None:
     table = _table(
         ("observer", "agent.>"), ("second", "agent.>"), consents={("agent.observer", "observer"): ["*"]}

@@ -13,10 +13,14 @@ from agentbus.message.topics import (
     Topic,
     check_message_type,
     check_name,
+    conversation_of,
     is_channel,
+    is_conversation,
     parse_address,
+    parse_conversation_topic,
     parse_inbox,
     parse_topic,
+    parties_of,
 )
 
 
@@ -29,7 +33,7 @@ def test_a_topic_is_kind_name_and_type_and_further_dots_belong_to_the_type() -> 
 
 @pytest.mark.parametrize(
     ("topic", "word"),
-    [("agent.x", "three parts"), ("dm.x.note", "cannot be published"),
+    [("agent.x", "three parts"), ("dm.x.note", "bus.dm"), ("dm:a:b.note", "bus.dm"),
      ("reply.x.note", "cannot be published"), ("channel.x", "three parts"), ("system.X.y", "is not a name"),
      ("agnt.x.y", "begins with 'agnt'"),
      ("agent.X.y", "is not a name"), ("agent.x.*", "wildcard"), ("agent.x.a b", "message type"),
@@ -91,3 +95,22 @@ def test_names_have_at_most_sixty_three_characters() -> None:
     assert check_message_type("t" * 200)
     with pytest.raises(InvalidValue):
         check_message_type("t" * 201)
+
+
+def test_a_conversation_is_a_log_named_after_its_two_agents_in_order() -> None:
+    assert conversation_of("bob", "ann") == conversation_of("ann", "bob") == "dm:ann:bob"
+    assert parse_address("dm:bob:ann") == "dm:ann:bob"
+    assert is_conversation("dm:ann:bob") and is_channel("dm:ann:bob")
+    assert parties_of("dm:ann:bob") == ("ann", "bob")
+    found = parse_conversation_topic("dm:ann:bob.note.urgent")
+    assert (found.address, found.message_type, found.is_channel) == ("dm:ann:bob", "note.urgent", True)
+    assert parse_conversation_topic("agent.ann.note") == parse_topic("agent.ann.note")
+    with pytest.raises(InvalidTopic, match="nobody takes work"):
+        parse_inbox("dm:ann:bob")
+
+
+@pytest.mark.parametrize("text", ["dm:ann", "dm:ann:ann", "dm:ann:bob:carl", "dm:Ann:bob", "dm:", "dm:a.b:c"])
+def test_what_is_no_conversation_is_told_so(text: str) -> None:
+    with pytest.raises(InvalidTopic) as caught:
+        parse_address(text)
+    assert text in str(caught.value)

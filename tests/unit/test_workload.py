@@ -138,3 +138,15 @@ async def test_what_came_after_a_caller_had_looked_is_not_waited_for() -> None:
     async with asyncio.timeout(1):
         await load.wait_work()
     assert load.take() is not None
+
+
+async def test_after_the_close_nothing_is_begun_and_runners_wait() -> None:
+    load = workload()
+    load.add([delivery(1), delivery(2, crashes=1)])
+    load.close()
+    assert load.take() is None
+    waiting = asyncio.create_task(load.wait_work())
+    done, _ = await asyncio.wait((waiting,), timeout=0.01)
+    assert not done
+    assert len(load.take_unstarted(float("inf"))) == 2
+    waiting.cancel()

@@ -5,22 +5,26 @@
 --
 -- KEYS   1 alive   2 subscriber   3 log   4 crashes   5 reads
 -- ARGV   1 consumer   2 the agent   3 most messages   4 most bytes   5 1 = one consumer of the agent at a time
--- Returns {'fetched', missed, the entry before the gap, entry id, message, crashes, entry id, …}
---         missed: how many messages retention removed before this agent had read them; message '' = malformed
+--        6 the last entry that the consumer has seen, '0-0' at first
+-- Returns {'fetched', missed, the entry before the gap, entry id, message, state, entry id, …}
+--         missed: how many messages retention removed before this agent had handled them, as found in this call;
+--         message '' = malformed; state: '' or JSON with `crashes` and `gap`
 --         {'standby'}   another consumer of the agent reads, and lives
 --         {'fenced'}
 --
--- First what consumers that are gone had been handed, then what is new: in the order of the log, also when one
--- consumer takes over from another. A gap is counted when the cursor passes it, in the same step: neither a
--- crash nor a second look tells of it twice, or not at all. What was read cannot be given back, so nothing
--- after the first read may raise an error.
+-- First what an answer that was lost had handed out, then what consumers that are gone had been handed, then what
+-- is new: in the order of the log, also when one consumer takes over from another. A question that arrives late,
+-- after one that was asked since, hands out only what the next one finds again. A gap is counted when the cursor passes it, in the same step: neither a
+-- crash nor a second look counts it twice, or not at all. It is told with the entry behind it. What was read
+-- cannot be given back, so nothing after the first read may raise an error.
 local LONGEST_READ = 64
 local consumer, group, most, bytes_left = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 if redis.call('HEXISTS', KEYS[1], consumer) == 0 then return {'fenced'} end
 -- Asked first: without the group nothing may be written.
 local summary = redis.call('XPENDING', KEYS[3], group)
+local fields = redis.call('HMGET', KEYS[2], 'active', 'gap')
 if ARGV[5] == '1' then
-  local active = redis.call('HGET', KEYS[2], 'active')
+  local active = fields[1]
   if active ~= consumer then
     if active and redis.call('HEXISTS', KEYS[1], active) == 1 then return {'standby'} end
     redis.call('HSET', KEYS[2], 'active', consumer)
@@ -28,12 +32,31 @@ if ARGV[5] == '1' then
 end
 
 local results, taken, bytes, missed = {'fetched', 0, ''}, 0, 0, 0
+local gap_entry, gap_missed, gap_after = gap_of(fields[2])
+
+local function note_missed(count, after)
+  missed = missed + count
+  gap_entry, gap_missed, gap_after = gap_of(redis.call('HGET', KEYS[2], 'gap'))
+  results[3] = after
+end
+
+-- What is kept beside an entry, as JSON.
+local function state_of(id, crashes)
+  if gap_entry == '-' then
+    gap_entry = id
+    redis.call('HSET', KEYS[2], 'gap', id .. ' ' .. gap_missed .. ' ' .. gap_after)
+  end
+  local state = {}
+  if crashes then state[1] = '"crashes":' .. crashes end
+  if gap_entry == id then state[#state + 1] = '"gap":' .. gap_json(gap_missed, gap_after) end
+  return #state > 0 and '{' .. table.concat(state, ',') .. '}' or ''
+end
 
 local function hand_out(entry, crashes)
   local message = parts(entry[2]) or ''
   results[#results + 1] = entry[1]
   results[#results + 1] = message
-  results[#results + 1] = crashes or 0
+  results[#results + 1] = (crashes or gap_entry) and state_of(entry[1], crashes) or ''
   taken, bytes = taken + 1, bytes + #message
 end
 
@@ -41,9 +64,11 @@ end
 local function strays()
   local gone = {}
   for _, owner in ipairs(summary[4] or {}) do
-    if owner[1] ~= consumer and redis.call('HEXISTS', KEYS[1], owner[1]) == 0 then gone[owner[1]] = true end
+    if owner[1] ~= consumer and redis.call('HEXISTS', KEYS[1], owner[1]) == 0 then
+      gone[#gone + 1] = owner[1]
+    end
   end
-  return next(gone) and gone or nil
+  return gone
 end
 
 local function take_over(id)
@@ -52,33 +77,52 @@ local function take_over(id)
     redis.call('XCLAIM', KEYS[3], group, consumer, 0, id, 'JUSTID')
     hand_out(entry, redis.call('HGET', KEYS[4], id))
   else
-    -- Retention removed it while it was pending; its body died with its owner.
-    redis.call('XACK', KEYS[3], group, id)
+    -- Its body died with its owner.
     redis.call('HDEL', KEYS[4], id)
-    missed = missed + 1
+    note_missed(let_go(KEYS[3], group, KEYS[2], id), '')
   end
 end
 
--- Returns whether there may be more.
-local function take_from(gone)
-  local from = '-'
-  for _ = 1, 5 do
-    local pending = redis.call('XPENDING', KEYS[3], group, from, '+', 200)
-    for _, item in ipairs(pending) do
-      if taken >= most or bytes >= bytes_left then return true end
-      if gone[item[2]] then take_over(item[1]) end
-    end
-    if #pending < 200 then return false end
-    from = '(' .. pending[#pending][1]
+local function earlier(left, right)
+  local time, number = string.match(left, '^(%d+)-(%d+)$')
+  local other, place = string.match(right, '^(%d+)-(%d+)$')
+  time, other = tonumber(time), tonumber(other)
+  return time < other or (time == other and tonumber(number) < tonumber(place))
+end
+
+-- Returns whether there may be more. Behind what it has seen everything that is pending for it was never seen.
+local function take_unseen()
+  local longest = math.max(500, most)
+  local pending = redis.call('XPENDING', KEYS[3], group, '(' .. ARGV[6], '+', longest, consumer)
+  for _, item in ipairs(pending) do
+    if taken >= most or bytes >= bytes_left then return true end
+    take_over(item[1])
   end
-  return true
+  return #pending == longest
+end
+
+-- Returns whether there may be more. Asked for each of them: what the living hold must not hide it.
+local function take_from(gone)
+  local ids, more, longest = {}, false, math.max(500, most)
+  for _, owner in ipairs(gone) do
+    local pending = pending_of(KEYS[3], group, owner, longest)
+    more = more or #pending == longest
+    for _, item in ipairs(pending) do ids[#ids + 1] = item[1] end
+  end
+  if #gone > 1 then table.sort(ids, earlier) end
+  for _, id in ipairs(ids) do
+    if taken >= most or bytes >= bytes_left then return true end
+    take_over(id)
+  end
+  return more
 end
 
 local function note_gap(removed)
   local position = tonumber(redis.call('HGET', KEYS[2], 'position') or '')
   if position and removed > position then
-    missed = missed + removed - position
-    results[3] = redis.call('HGET', KEYS[2], 'last') or ''
+    local after = redis.call('HGET', KEYS[2], 'last') or ''
+    miss(KEYS[2], removed - position, after)
+    note_missed(removed - position, after)
     redis.call('HSET', KEYS[2], 'position', removed)
   end
   return position ~= nil
@@ -114,11 +158,11 @@ local function read_new()
 end
 
 local gone = strays()
-local more = gone and take_from(gone)
-if gone and not more then
-  for owner in pairs(gone) do remove_if_idle(KEYS[3], group, owner) end
+local more = ARGV[5] == '1' and take_unseen()
+if not more and #gone > 0 then more = take_from(gone) end
+if not more then
+  for _, owner in ipairs(gone) do remove_if_idle(KEYS[3], group, owner) end
+  read_new()
 end
-if not more then read_new() end
-if missed > 0 then redis.call('HINCRBY', KEYS[2], 'missed', missed) end
 results[2] = missed
 return results

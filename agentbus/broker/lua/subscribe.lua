@@ -5,7 +5,8 @@
 --
 -- KEYS   1 alive   2 subscriber   3 log
 -- ARGV   1 consumer   2 its lease in ms   3 the agent   4 where a new cursor begins: '$', '0' or an entry id
--- Returns {'joined', server time in ms, 1 if the cursor was made now, 1 if what a new cursor asked for is gone}
+-- Returns {'joined', server time in ms, 1 if the cursor was made now, 1 if what a new cursor asked for is gone,
+--          when the cursor was made first (ms)}
 --         {'taken'}   the name is in use
 --
 -- The cursor is a group named after the agent: it stays when its consumers go, and is made once. `position`
@@ -14,25 +15,10 @@
 local group, start = ARGV[3], ARGV[4]
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then return {'taken'} end
 
--- How many entries were added up to an id; nil when counting them would take long.
-local function position_at(id, added)
-  local after, from = 0, id
-  for _ = 1, 20 do
-    local entries = redis.call('XRANGE', KEYS[3], '(' .. from, '+', 'COUNT', 500)
-    after = after + #entries
-    if #entries < 500 then return added - after end
-    from = entries[#entries][1]
-  end
-  return nil
-end
-
 -- A cursor whose group somebody deleted goes on where it stood.
 local stood = redis.call('HGET', KEYS[2], 'last')
-local made = redis.pcall('XGROUP', 'CREATE', KEYS[3], group, stood or start, 'MKSTREAM')
-local is_new = not (type(made) == 'table' and made.err)
-if not is_new and not string.find(made.err, 'BUSYGROUP', 1, true) then
-  return redis.error_reply(made.err .. ' key ' .. KEYS[3])
-end
+local is_new = remake_group(KEYS[3], group, KEYS[2], stood or start)
+if type(is_new) == 'table' then return redis.error_reply(is_new.err .. ' key ' .. KEYS[3]) end
 local now, gone = now_ms(), 0
 if is_new and not stood then
   local added, removed, last = log_facts(KEYS[3])
@@ -41,12 +27,13 @@ if is_new and not stood then
     position, start = added, last
   elseif start ~= '0' then
     local first = redis.call('XRANGE', KEYS[3], '-', '+', 'COUNT', 1)[1]
-    position = position_at(start, added)
+    position = position_at(KEYS[3], start, added)
     -- Older ones than the oldest that is kept were asked for, and there were some.
     if removed > 0 and (not first or position == removed) then gone = 1 end
   end
   redis.call('HSET', KEYS[2], 'joined', now, 'last', start == '0' and '0-0' or start)
   if position then redis.call('HSET', KEYS[2], 'position', position) end
+  if gone == 1 then redis.call('HSET', KEYS[2], 'gap', '- ? ' .. start) end
 end
 redis.call('HSET', KEYS[1], ARGV[1], '0 0 serving' .. (ARGV[2] ~= '' and ' ' .. ARGV[2] or ''))
-return {'joined', now, is_new and 1 or 0, gone}
+return {'joined', now, is_new and 1 or 0, gone, redis.call('HGET', KEYS[2], 'joined') or ''}

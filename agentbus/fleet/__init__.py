@@ -1,0 +1,1 @@
+"""The fleet: which agents there are, what they can do, and which processes serve them."""
