@@ -93,7 +93,7 @@ CATALOGUE: dict[str, Entry] = {
         f"An inbox may hold {tuning.AGENTBUS_ADDRESS_LIMIT:,} messages; everything else default: bodies "
         "validated, retries, leases, dead letters, ledger and history on. Fan-out: an agent for each "
         'subscriber with `agent.on("channel.<name>.note")`, `bus.publish_many`. Round trips: `bus.request`. '
-        "To many recipients: as many `bus.publish` at once.",
+        "To many recipients: `bus.send`, with a receipt for each.",
         ONE_QUEUE | {FAN_OUT, ROUND_TRIP, TO_MANY},
     ),
     AGENTBUS_MANY: Entry(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -109,7 +108,7 @@ class AgentBus(Candidate):
         await self.bus.request(f"agent.{queue}.question", self.payload)
 
     async def send_to(self, queues: Sequence[str]) -> None:
-        await asyncio.gather(*(self.publish(queue) for queue in queues))
+        await self.bus.send("task", self.payload, to=list(queues), allow_unknown=True)
 
 
 class AgentBusMany(AgentBus):
