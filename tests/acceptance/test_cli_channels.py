@@ -60,7 +60,8 @@ def test_what_needs_an_inbox_names_the_channel_and_what_to_do(command: CommandLi
     finished = command("tail", "channel.design", "--dead", "--no-follow")
     assert finished.returncode == 2 and "no dead letters" in finished.stderr
     finished = command("tail", "chanel.design", "--no-follow")
-    assert finished.returncode == 2 and "begin with agent., capability., channel., project., system." in finished.stderr
+    kinds = "begin with agent., capability., channel., project., system."
+    assert finished.returncode == 2 and kinds in finished.stderr
     finished = command("pub", "channel.design.note", "1", "--delay", "5s")
     assert finished.returncode == 2 and "schedule" in finished.stderr
 
