@@ -33,8 +33,11 @@ class LogWatch:
     def follow(self, log: str, grown: asyncio.Event) -> None:
         """Set ``grown`` each time the log has grown, from now on; set it once now."""
         grown.set()
+        if log not in self._followers:
+            # One more that waits for a log that is read already changes nothing: a thousand agents would begin
+            # the read a thousand times.
+            self._changed.set()
         self._followers.setdefault(log, set()).add(grown)
-        self._changed.set()
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="agentbus log watch")
 

@@ -10,9 +10,8 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from agentbus.bus import Bus
 from agentbus.cli.asking import ask
 from agentbus.cli.dlq_table import Asked
 from agentbus.cli.editing import edited
@@ -21,6 +20,9 @@ from agentbus.cli.session import FAILURE, NOT_FOUND, OK, USAGE, Failure, exit_co
 from agentbus.dead_letters import BulkRetry, DeadLetters
 from agentbus.errors import AgentBusError, InvalidValue
 from agentbus.settings import editor
+
+if TYPE_CHECKING:
+    from agentbus.bus import Bus
 
 #: Letters between two lines of progress where no terminal shows it in place.
 _STEP = 5_000

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from agentbus.bus import Bus
 from agentbus.cli.output import Output, count, moment, new_table, shown_content
 from agentbus.cli.session import OK, USAGE, Failure, open_bus, say
 from agentbus.errors import InvalidValue
 from agentbus.history.entry import HistoryEntry
 from agentbus.message.topics import conversation_of, is_conversation
 from agentbus.settings import default_agent
+
+if TYPE_CHECKING:
+    from agentbus.bus import Bus
 
 _LONGEST_CONTENT = 80
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentbus.broker.connection import Broker
 from agentbus.broker.keys import policy as policy_key
 from agentbus.broker.policy_store import PolicyStore
-from agentbus.bus import Bus
 from agentbus.cli.output import Output, new_table
 from agentbus.cli.session import NOT_FOUND, OK, USAGE, Failure, open_bus, say
 from agentbus.declarations import Declarations
@@ -18,6 +17,9 @@ from agentbus.message.durations import exact, milliseconds
 from agentbus.message.policy import Retry
 from agentbus.message.topics import parse_scope
 from agentbus.settings import AgentSettings, PublisherSettings, RetentionSettings
+
+if TYPE_CHECKING:
+    from agentbus.bus import Bus
 
 _DEFAULTS: Mapping[str, Any] = {
     "durability": "disk for critical and high where possible, else stream",

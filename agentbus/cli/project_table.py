@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from agentbus.bus import Bus
 from agentbus.cli.asking import ask
 from agentbus.cli.output import Output, count, new_table, plural
 from agentbus.cli.session import FAILURE, NOT_FOUND, OK, open_bus, say
 from agentbus.projects import ProjectDeleted
+
+if TYPE_CHECKING:
+    from agentbus.bus import Bus
 
 _COLUMNS = ["address", ">waiting", ">due", ">dead", ">ended", ">logged", ">schedules", ">left"]
 

@@ -11,13 +11,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
 from agentbus.broker.connection import Broker, ConnectionSettings
 from agentbus.broker.embedded import EmbeddedSettings, find
-from agentbus.bus import Bus
 from agentbus.errors import (
     AgentBusError,
     ArchiveUnavailable,
@@ -79,6 +78,9 @@ _CODES: tuple[tuple[type[AgentBusError], int], ...] = (
     (PublishTimeout, TIMEOUT),
     (RequestTimeout, TIMEOUT),
 )
+
+if TYPE_CHECKING:
+    from agentbus.bus import Bus
 
 
 class Failure(Exception):
@@ -187,6 +189,9 @@ async def find_url(url: str | None) -> str:
 @asynccontextmanager
 async def open_bus(url: str | None, prefix: str | None, agent: str | None = None) -> AsyncIterator[Bus]:
     """Open a bus whose events are shown on stderr."""
+    # Not for the commands that only look: all that a bus can do takes as long to load as they take in all.
+    from agentbus.bus import Bus
+
     bus = Bus(await find_url(url), agent=agent, settings=settings_with(prefix))
     bus.events.listen(_show_event)
     async with bus:

@@ -15,8 +15,8 @@
 --
 -- `returned` comes first, then the lanes by min(time of the oldest waiting, now) + allowance, in a tie the
 -- higher priority. With one lane listed nothing needs comparing; with more, the scores are taken from the
--- streams themselves, because parked reads empty lanes without touching the index. Expired and
--- cancelled messages end here, unseen. What was read cannot be given back: once something is taken no error may end the call.
+-- streams themselves, because parked reads empty lanes without touching the index. Expired and cancelled messages
+-- end here, unseen. What was read cannot be given back: once something is taken no error may end the call.
 local ALLOWANCE = {-600000, 0, 2000, 30000, 300000}
 local NAMES = {'critical', 'high', 'normal', 'low', 'background'}
 local INDEX = {critical = 1, high = 2, normal = 3, low = 4, background = 5}

@@ -14,9 +14,9 @@
 --
 -- First what an answer that was lost had handed out, then what consumers that are gone had been handed, then what
 -- is new: in the order of the log, also when one consumer takes over from another. A question that arrives late,
--- after one that was asked since, hands out only what the next one finds again. A gap is counted when the cursor passes it, in the same step: neither a
--- crash nor a second look counts it twice, or not at all. It is told with the entry behind it. What was read
--- cannot be given back, so nothing after the first read may raise an error.
+-- after one that was asked since, hands out only what the next one finds again. A gap is counted when the cursor
+-- passes it, in the same step: neither a crash nor a second look counts it twice, or not at all. It is told with
+-- the entry behind it. What was read cannot be given back, so nothing after the first read may raise an error.
 local LONGEST_READ = 64
 local consumer, group, most, bytes_left = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 if redis.call('HEXISTS', KEYS[1], consumer) == 0 then return {'fenced'} end
