@@ -34,8 +34,8 @@ class LogWatch:
         """Set ``grown`` each time the log has grown, from now on; set it once now."""
         grown.set()
         if log not in self._followers:
-            # One more that waits for a log that is read already changes nothing: a thousand agents would begin
-            # the read a thousand times.
+            # One more that waits for a log that is read already changes nothing: a thousand agents would
+            # begin the read a thousand times.
             self._changed.set()
         self._followers.setdefault(log, set()).add(grown)
         if self._task is None:
