@@ -260,10 +260,14 @@ class InboxMachine(RuleBasedStateMachine):
         if name is None or not self.model.at("waiting"):
             return
         heads = [self.model.waiting(source)[0] for source in range(6) if self.model.waiting(source)]
-        if name not in self.model.alive and any(one.cancelled for one in heads):
-            # Nobody tells a fenced one what was cancelled; what it was handed is taken over from it.
+        try:
+            taken = self.run(park(self.broker_link(), [self.inbox], name, 1))
+        except StaleDelivery:
+            # Where anything is marked, somebody asks: what a fenced one was handed is taken over from it.
+            assert name not in self.model.alive and self.control.exists(self.inbox.keys.cancelled)
+            for message in heads:
+                self.model.take_natively(name, message)
             return
-        taken = self.run(park(self.broker_link(), [self.inbox], name, 1))
         for message in [one for one in heads if one.cancelled]:
             self.model.end_cancelled(message)
             heads.remove(message)
