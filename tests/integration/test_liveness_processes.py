@@ -138,7 +138,7 @@ async def test_what_a_frozen_process_settles_after_its_lease_is_refused(
     look = Look(bus, name)
     first = agents.start(name, settings=LEASE)
     await first.joined(look)
-    await bus.publish(f"agent.{name}.thread", {"n": 1, "seconds": 1.5})
+    await bus.publish(f"agent.{name}.thread", {"n": 1, "seconds": 4.0})
     await eventually(lambda: first.lines("begin"))
     second = agents.start(name, settings=LEASE)
     await second.joined(look)
