@@ -94,6 +94,7 @@ class Incarnation:
         self._runners: list[asyncio.Task[None]] = []
         self._children: list[asyncio.Task[None]] = []
         self._reader: asyncio.Task[None] | None = None
+        self._settling: asyncio.Task[None] | None = None
 
     # --- life ---
 
@@ -128,8 +129,8 @@ class Incarnation:
         audit = Audit(
             self.consumer, self._station.sources, self.accept, lambda: reader.reconnects, self._grounds.events
         )
+        self._settling = group.create_task(_forever(self.settler.run), name=f"agentbus settler {name}")
         duties: list[Duty] = [
-            ("settler", self.settler.run),
             ("audit", audit.run),
             ("watch", self._watch),
             ("addresses", self._note_addresses),
@@ -139,6 +140,7 @@ class Incarnation:
             group.create_task(_forever(duty), name=f"agentbus {duty_name} {name}")
             for duty_name, duty in duties
         ]
+        self._children.append(self._settling)
 
     def _lose(self, why: str) -> None:
         """The lease is gone: cancel what runs at once, before it can run one more line."""
@@ -194,9 +196,16 @@ class Incarnation:
             if self._runners:
                 await asyncio.wait(self._runners, timeout=1.0)
         self._give_back([delivery for delivery in self._held() if not delivery.settled])
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(2.0, min(patience, 10.0))):
-                await self.settler.wait_idle()
+        await self._wait_settled(max(2.0, min(patience, 10.0)))
+
+    async def _wait_settled(self, patience: float) -> None:
+        """Wait until the broker has confirmed everything, unless the settler ended with a failed child."""
+        assert self._settling is not None
+        idle = asyncio.ensure_future(self.settler.wait_idle())
+        try:
+            await asyncio.wait((idle, self._settling), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            idle.cancel()
 
     async def _leave(self) -> None:
         for place in self.lease.places:
