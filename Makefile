@@ -19,7 +19,7 @@ demo: environment-run ## A coordinator and four analysts review the standard lib
 
 .PHONY: test
 test: environment-develop ## All tests; AGENTBUS_TEST_SERVER picks the server they run on
-	@$(PYTHON) -m pytest -n 2 $(ARGS)
+	@$(PYTHON) -m pytest -n 2 --dist worksteal $(ARGS)
 
 .PHONY: check
 check: environment-develop ## Lint, format, types and layers

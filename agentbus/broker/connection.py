@@ -129,6 +129,9 @@ class Link:
         self._timeout = timeout
         self._process = os.getpid()
         self._used_at = time.monotonic()
+        #: How many connections this link has had: what the server knows of one of them (its client id) is not
+        #: true of the next.
+        self.opened = 0
 
     @property
     def connected(self) -> bool:
@@ -147,7 +150,7 @@ class Link:
             # One deadline for connecting, writing and reading: a stopped server stalls any of them.
             async with asyncio.timeout(timeout or self._timeout):
                 if not sent:
-                    await self._connection.connect()  # type: ignore[no-untyped-call]
+                    await self._open()
                     sent = True
                 await self._send(_packed(arguments))
                 return await self._connection.read_response()
@@ -165,6 +168,8 @@ class Link:
         await self._drop_if_closed()
         try:
             async with asyncio.timeout(timeout or self._timeout):
+                if not self._connection.is_connected:
+                    await self._open()
                 await self._send(b"".join([_packed(command) for command in commands]))
                 for _ in commands:
                     try:
@@ -174,6 +179,10 @@ class Link:
         except (driver.RedisError, OSError, TimeoutError) as error:
             raise map_error(error) from error
         return replies
+
+    async def _open(self) -> None:
+        await self._connection.connect()  # type: ignore[no-untyped-call]
+        self.opened += 1
 
     async def _drop_if_closed(self) -> None:
         """Notice, after a pause, that the server has closed the connection.

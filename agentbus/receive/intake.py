@@ -37,6 +37,8 @@ class Intake:
         self._unsettled = crew.unsettled
         self._link = broker.open_link()
         self._client_id: int | None = None
+        #: Which connection of the link has that id.
+        self._client_of = 0
         self._parked = False
         self._stopping = False
         self._turn = 0
@@ -114,8 +116,11 @@ class Intake:
         return any_taken
 
     async def _park(self) -> None:
-        if self._client_id is None or not self._link.connected:
+        # A link finds a new connection by itself, after a restart of the server say: with the id of the one
+        # before, a stop would unblock nobody and last as long as the park.
+        if self._client_id is None or self._client_of != self._link.opened:
             self._client_id = int(await self._link.execute("CLIENT", "ID"))
+            self._client_of = self._link.opened
         self._parked = True
         try:
             if self._stopping:

@@ -64,7 +64,7 @@ def test_fifty_thousand_messages_come_through_forty_kills(seed: str, default_ser
 def test_the_books_close_although_every_kill_tears_the_servers_file(
     seed: str, default_server: ServerBinary
 ) -> None:
-    result = run_mixed(seed, 6_000, 20, default_server, "everysec", tears=True)
+    result = run_mixed(seed, 3_000, 10, default_server, "everysec", tears=True)
     accept(*figures_of(result))
     assert result.kills["broker"] > 0
 

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from agentbus import Agent, AgentSettings, Bus
+from agentbus import Agent, AgentSettings, BrokerUnavailable, Bus
+from agentbus.broker.embedded import PrivateBroker
 from agentbus.testing import BrokerForTests
 from tests.agents.look import Look
 from tests.agents.waiting import eventually
@@ -175,3 +176,39 @@ async def test_a_start_that_is_given_up_leaves_nothing_running(
             async with asyncio.timeout(0.3):
                 await bus.next(name)
         await eventually(lambda: not asyncio.all_tasks() - before)
+
+
+async def test_a_stop_after_a_restart_of_the_server_does_not_wait_for_a_parked_read(
+    private_broker: Callable[..., PrivateBroker],
+) -> None:
+    server = private_broker()
+    seen: list[int] = []
+    hold = asyncio.Event()
+    agent = Agent("worker", concurrency=1)
+
+    @agent.on("task")
+    async def handle(body: int) -> None:
+        seen.append(body)
+        await hold.wait()
+
+    async with Bus(server.url, agent="tester") as bus:
+        serving = bus.serving(agent)
+        await serving.__aenter__()
+        await bus.publish("agent.worker.task", 1)
+        await eventually(lambda: seen == [1])
+        # While the handler runs nothing is read: the reader's link finds the new server by itself.
+        server.kill()
+        server.start()
+        hold.set()
+        look = Look(bus, "worker")
+
+        async def processed() -> bool:
+            try:
+                return await look.count("processed") == 1
+            except BrokerUnavailable:
+                return False
+
+        await eventually(processed)
+        begun = time.monotonic()
+        await serving.__aexit__(None, None, None)
+        assert time.monotonic() - begun < 1.5, "it was not unblocked: that is the length of a parked read"
