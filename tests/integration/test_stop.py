@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+import redis
 
 from agentbus import Agent, AgentSettings, BrokerUnavailable, Bus
 from agentbus.broker.embedded import PrivateBroker
@@ -199,6 +200,10 @@ async def test_a_stop_after_a_restart_of_the_server_does_not_wait_for_a_parked_r
         # While the handler runs nothing is read: the reader's link finds the new server by itself.
         server.kill()
         server.start()
+        # Others come first, so that it does not have the same number again.
+        for _ in range(50):
+            with redis.Redis.from_url(server.url) as other:
+                other.ping()
         hold.set()
         look = Look(bus, "worker")
 
