@@ -204,6 +204,8 @@ async def test_a_stop_after_a_restart_of_the_server_does_not_wait_for_a_parked_r
         for _ in range(50):
             with redis.Redis.from_url(server.url) as other:
                 other.ping()
+        # After a pause a link looks by itself whether it is still open, and nobody hears of an error.
+        await asyncio.sleep(0.6)
         hold.set()
         look = Look(bus, "worker")
 
