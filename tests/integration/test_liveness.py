@@ -190,7 +190,17 @@ async def test_a_clock_that_jumps_an_hour_neither_kills_the_living_nor_saves_the
         async with fleet(server.url, buses=1, each=1) as agents:
             await bus.publish(f"agent.{NAME}.task", 1)
             await eventually(lambda: agents.begun == {1: 1})
+            # Somebody has seen the clock as it was.
+            await eventually(_has_beaten(look))
             await _jump_and_recover(bus, server, agents, jump, jump_seconds)
+
+
+def _has_beaten(look: Look) -> Callable[[], Any]:
+    async def beaten() -> bool:
+        beats = {name: beat for name, beat in (await look.alive()).items() if name != "dead"}
+        return bool(beats) and all(int(beat.split()[0]) > 0 for beat in beats.values())
+
+    return beaten
 
 
 async def _jump_and_recover(
