@@ -196,6 +196,20 @@ def compose(
         addressed.add_to(envelope)
     if not options:
         return Outgoing(destination, message_id, encode(envelope, limit_bytes), 2, None, None)
+    return _composed(sender, topic, destination, envelope, options, handled, limit_bytes)
+
+
+def _composed(
+    sender: Sender,
+    topic: str,
+    destination: Destination,
+    envelope: dict[str, Any],
+    options: PublishOptions,
+    handled: tuple[Message, str] | None,
+    limit_bytes: int,
+) -> Outgoing:
+    """Finish a message with options: what they say goes into the envelope, and to the script."""
+    message_id: str = envelope["message_id"]
     lane = check_priority(options.get("priority", "normal"))
     option = _script_option(sender, message_id, options)
     _fill(envelope, options)
