@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentbus import Agent, AgentSettings, Bus, BusSettings, Defer, Policy, Reject, Retry, errors
-from agentbus.broker.keys import CATALOGUE
+from agentbus.broker.key_catalogue import CATALOGUE
 from agentbus.message.durations import seconds
 from tests.acceptance.cli_process import CommandLine
 from tests.acceptance.pages import WRITTEN_BY_RUNS, Block, anchors, blocks, links, pages, shell_lines

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from agentbus.broker.keys import CATALOGUE
+from agentbus.broker.key_catalogue import CATALOGUE
 from agentbus.broker.policy_store import PolicyStore
 from agentbus.bus import Bus
 from agentbus.errors import (

@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from agentbus.broker.keys import CATALOGUE, SOURCES, addresses, check_prefix, inbox_keys, reply_log
+from agentbus.broker.key_catalogue import CATALOGUE
+from agentbus.broker.keys import SOURCES, addresses, check_prefix, inbox_keys, reply_log
 from agentbus.errors import InvalidValue
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from agentbus.broker import keys as catalogue
-from agentbus.broker.keys import CATALOGUE, GROUP, SOURCES, addresses, channel_keys, inbox_keys, reply_log
+from agentbus.broker import keys
+from agentbus.broker.key_catalogue import CATALOGUE
+from agentbus.broker.keys import GROUP, SOURCES, addresses, channel_keys, inbox_keys, reply_log
 from agentbus.message.topics import CHANNEL_KINDS, INBOX_KINDS
 
 PAGE = Path(__file__).parents[2] / "docs" / "keys.md"
@@ -14,7 +15,7 @@ WRITE = "python tests/unit/test_keys_catalogue.py"
 
 _HEAD = f"""# Keys in Redis
 
-<!-- Written from agentbus/broker/keys.py by: {WRITE} -->
+<!-- Written from agentbus/broker/key_catalogue.py by: {WRITE} -->
 
 Every name begins with the prefix, `agentbus` unless `BusSettings.prefix` or `AGENTBUS_PREFIX` says otherwise,
 and a colon. Everything of one address shares the hash tag `{{<address>}}`, so that each script touches one
@@ -69,17 +70,17 @@ def test_no_name_is_in_the_catalogue_twice() -> None:
 
 
 def test_every_name_that_the_library_makes_is_in_the_catalogue() -> None:
-    keys = inbox_keys("agentbus", "agent.reviewer")
-    names = [keys.lanes, keys.due, keys.delayed, keys.dead, keys.alive, keys.started, keys.keys_even]
-    names += [keys.keys_odd, keys.keys_due, keys.outcomes, keys.ledger, keys.policy, keys.nudge]
-    names += [keys.resolved, keys.ended, keys.schedules, keys.ticks, keys.archived]
+    inbox = inbox_keys("agentbus", "agent.reviewer")
+    names = [inbox.lanes, inbox.due, inbox.delayed, inbox.dead, inbox.alive, inbox.started, inbox.keys_even]
+    names += [inbox.keys_odd, inbox.keys_due, inbox.outcomes, inbox.ledger, inbox.policy, inbox.nudge]
+    names += [inbox.resolved, inbox.ended, inbox.schedules, inbox.ticks, inbox.archived]
     names += [channel_keys("agentbus", "system.bus").log, channel_keys("agentbus", "system.errors").cursors]
-    names += [name("agentbus") for name in (catalogue.wake, catalogue.ticking, catalogue.workers)]
-    names += [catalogue.agents("agentbus"), catalogue.agent("agentbus", "reviewer")]
-    names += [catalogue.conversations("agentbus", "ann"), catalogue.read_up_to("agentbus", "dm:ann:bob")]
-    names += [catalogue.receipts("agentbus", "0190-ab")]
-    names += [catalogue.archive("agentbus"), keys.producer + "0a1b"]
-    names += [*keys.sources, reply_log("agentbus", "0a1b"), addresses("agentbus")]
+    names += [name("agentbus") for name in (keys.wake, keys.ticking, keys.workers)]
+    names += [keys.agents("agentbus"), keys.agent("agentbus", "reviewer")]
+    names += [keys.conversations("agentbus", "ann"), keys.read_up_to("agentbus", "dm:ann:bob")]
+    names += [keys.receipts("agentbus", "0190-ab")]
+    names += [keys.archive("agentbus"), inbox.producer + "0a1b"]
+    names += [*inbox.sources, reply_log("agentbus", "0a1b"), addresses("agentbus")]
     patterns = [pattern_of(info.pattern) for info in CATALOGUE]
     assert [name for name in names if not any(pattern.fullmatch(name) for pattern in patterns)] == []
 

@@ -1,0 +1,414 @@
+"""The catalogue of every Redis key and channel: name, type, content, writer and lifetime.
+
+Whoever brings a feature adds its keys here first; ``docs/keys.md`` is tested against it. Names are made in
+`keys`; nothing that runs reads this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class KeyInfo:
+    """One row of the catalogue."""
+
+    #: The key with its variable parts in angle brackets, without the prefix.
+    pattern: str
+    type: str
+    content: str
+    writer: str
+    lifetime: str
+
+
+_ADDRESS = "{<address>}:"
+CATALOGUE: tuple[KeyInfo, ...] = (
+    KeyInfo(
+        f"{_ADDRESS}lane:<priority>",
+        "stream",
+        "Messages of one priority: waiting, in flight and, until trimmed, ended. Fields: `message` (the "
+        "envelope as JSON) and, when needed, `state` (JSON: attempt, crashes, expires, first_failure, …). "
+        "Consumer group `inbox`.",
+        "publish and promote add; fetch and the parked read hand out; settle acknowledges; trim removes",
+        "as long as the address",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}returned",
+        "stream",
+        "Messages that a consumer held and gave back or lost, and retries that came due. Fields as in a "
+        "lane. Read before the lanes.",
+        "release, reclaim, promote",
+        "as long as the address",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}lanes",
+        "zset",
+        "Lanes with something waiting; the score is the time of the oldest in ms plus the allowance of "
+        "the priority.",
+        "publish, promote, fetch, sweep",
+        "as long as the address",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}due",
+        "zset",
+        "Delayed and retried messages: message id, scored with the time they come due (ms, server clock).",
+        "publish, postpone; promote removes",
+        "as long as something is due",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}delayed",
+        "hash",
+        "What `due` points at: `<id>` is the envelope, `<id>:state` its state with the lane. A state with "
+        "`parked` holds a dead letter that waits for room in `dead`.",
+        "publish, postpone, bury, reclaim; promote removes",
+        "as long as something is due",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}dead",
+        "stream",
+        "Dead letters: `message` (or `raw:<field>` of an entry that was none, `raw_fields` if many), "
+        "`state`, `reason`, "
+        "`detail`, `lane`, `entry`, `owner`, `attempts`, `max_retries`.",
+        "bury, reclaim, promote",
+        "until somebody retries, resolves or drops it, or the retention of dead letters ends it",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}unannounced",
+        "stream",
+        "What is left of dead letters that went before a worker announced them: `letter` (its id), `reason`, "
+        "`detail`, `attempts`, `max_retries`, `owner`, `message` (who sent what, without the body).",
+        "retry_letter, resolve, drop; announced removes",
+        "until announced; at most some 10,000",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}resolved",
+        "stream",
+        "Dead letters that somebody resolved: the fields of `dead` and `letter` (its id there), "
+        "`resolved_at`, `resolution`, `resolved_by`.",
+        "resolve",
+        "trimmed before any dead letter is: by age and number",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}ended",
+        "stream",
+        "Messages that ended elsewhere than in a lane (expired while due, dropped dead letters): `message`, "
+        "`state`, `outcome`. History, as the ended entries of a lane are; no consumer group.",
+        "promote, drop, lapse",
+        "trimmed with the lanes",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}cancelled",
+        "hash",
+        "Messages that were cancelled while they waited: `<source> <entry id>` to who cancelled it. They end "
+        "when their turn comes; `source` is 0 for `returned`, 1 to 5 for the lanes.",
+        "cancel; fetch, weed, reclaim remove",
+        "as long as such a message waits",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}schedules",
+        "hash",
+        "Recurring messages whose target is this address: `<id>` is the definition (JSON: topic, schedule, "
+        "timezone, message, owner, created_at, expires_at, misfire, …), `<id>:state` what changes (JSON: "
+        "enabled, next_send_at, last_sent_at, sent, missed, ended_at; ms, server clock).",
+        "schedule_add, schedule_pause, schedule_resume, tick",
+        "until cancelled; those that had their last tick stay a day",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}ticks",
+        "zset",
+        "Schedule id, scored with its next tick (ms); one that has ended, with the time at which it goes. "
+        "Paused ones are not here.",
+        "schedule_add, schedule_pause, schedule_resume, tick",
+        "as long as something recurs",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}archived",
+        "hash",
+        "How far the archive has taken this address: stream name (`outcomes`, `log`) to entry id. Nothing "
+        "beyond it is trimmed while an archive is on; `border` (JSON) says where that is in each lane, "
+        "`next` where it will be when the archive comes to `mark`.",
+        "archived",
+        "as long as the address",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}retention",
+        "hash",
+        "How far retention has come: `pruned` (the last record of `outcomes` it has read, for the list in "
+        "`pruned_for`), and what the archive has surely taken of `ended` and `resolved` (`mark…`, `safe:…`).",
+        "prune, trim_ended",
+        "as long as the address",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}log",
+        "stream",
+        "A channel (`channel.<name>`, `project.<id>`, `system.<area>`): its messages in order, `message`. "
+        "One consumer group for each subscribing agent, named after it.",
+        "append, tick, notice",
+        "trimmed by age, number and bytes",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}subscriber:<agent>",
+        "hash",
+        "One agent's place in a channel's log, beside the consumer group named after it: `joined` (ms), "
+        "`last` (the entry last handed out), `position` (entries that were ever before it), `active` (the "
+        "consumer that reads, where one does at a time), `gap` (the latest one: the entry behind it or `-`, "
+        "how many or `?`, the entry before it); counters: handed_out = processed + expired + discarded + "
+        "moved + vanished (removed while held, and not handled) + pending; missed (all that was removed "
+        "and not handled, vanished ones too).",
+        "subscribe, fetch_log, settle_log, hand_back, forget, remake_cursor, reclaim_log, unsubscribe",
+        "until the cursor is forgotten",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}alive:<agent>",
+        "hash",
+        "The agent's consumers on a channel: as `alive` of an inbox.",
+        "subscribe creates, beat raises, unsubscribe and reclaim_log delete",
+        "as long as the agent reads the channel",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}started:<agent>",
+        "hash",
+        "On a channel: as `started` of an inbox.",
+        "mark; unsubscribe and reclaim_log delete",
+        "as long as the consumer",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}crashes:<agent>",
+        "hash",
+        "Entry id to the number of the agent's consumers that died while running it.",
+        "reclaim_log; settle_log removes",
+        "until the entry is settled",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}reads:<agent>",
+        "stream",
+        "What the agent was handed and how it ended: `delivered` with `count`, or `processed`, `expired`, "
+        "`discarded`, `moved`; the entries, or `<first>..<last>`. The time is that of the record.",
+        "fetch_log, settle_log",
+        "the last 1,000",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}read",
+        "hash",
+        "Conversations (`dm:<a>:<b>`) only: agent to the entry of the log up to which it has read.",
+        "conversation_read",
+        "as long as the conversation",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}cursors",
+        "hash",
+        "Channel `system.errors` only: address to the last dead letter that was announced.",
+        "notice",
+        "as long as the channel",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}alive",
+        "hash",
+        "Consumer name to its beat: `<counter> <loop lag in ms> <serving|draining> <lease in ms>`. A name "
+        "that is not here is fenced: it may not fetch or settle.",
+        "join creates, beat raises, leave and reclaim delete",
+        "as long as somebody serves the address",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}started",
+        "hash",
+        "Consumer name to the one suspect (`<source> <entry id>`) it has started; `<consumer> charges` while "
+        "a takeover from it is under way that charges what it held with its death.",
+        "mark, reclaim; leave and reclaim delete",
+        "as long as the consumer, or the takeover from it",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}producer:<id>",
+        "string",
+        "The last batch of one publisher: first and last position, and the refused ones as JSON.",
+        "publish, append",
+        "PX: twice the publish deadline and 30 seconds",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}keys:<bucket>",
+        "hash",
+        "Idempotency keys: `<sender>/<key>` to digest and entry id, and `origin:<address>/<entry>/<purpose>` "
+        "of what was carried here. Buckets `0` and `1` take turns, one "
+        "window each; bucket `due` holds those of messages not due yet.",
+        "publish, append, promote, carry",
+        "`0` and `1` expire whole after two windows; `due` with its messages",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}loops:<bucket>",
+        "hash",
+        "How many messages each sender has sent from within handlers in each conversation: "
+        "`<sender>/<correlation id>` to count and begin of its window (ms). Buckets `0` and `1` take turns.",
+        "publish, append",
+        "each expires whole after two windows",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}outcomes",
+        "stream",
+        "One record per settlement batch: `consumer`, `outcome`, and per stream the entry ids that ended so; "
+        "`count` when only so many of them did.",
+        "settle, postpone, bury, release, reclaim, promote, fetch, lapse, retry_letter, resolve, drop",
+        "trimmed with the lanes",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}ledger",
+        "hash",
+        "Counters: accepted, processed, expired, cancelled, discarded, resolved, moved; the transitions "
+        "retried, deferred, bounced, released, reclaimed, parked, redriven; vanished; `added:<stream>` "
+        "(entries that scripts added); `handmade` (entries that no script added, as of the last sweep); "
+        "`served` (when somebody first served the address, ms); `archived`, `archive_missing`, "
+        "`archiving` (1 where ended messages count against the limit until they are archived) and "
+        "`forgiven` (ended ones that do not, because they ended before); `announced` "
+        "(how far its dead letters were announced, ms).",
+        "every script",
+        "as long as the address",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}policy",
+        "hash",
+        "The declared policy: `<field>` for the address, `<type>:<field>` for one message type; durations in "
+        "ms under `<field>_ms`. `topics`: the types with a `ttl_ms` or `durability` of their own.",
+        "declare",
+        "as long as the address",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}nudge",
+        "pub/sub channel",
+        "A new earliest due time in ms: the timers of the address look at once. No key; saves time and "
+        "guards nothing.",
+        "publish, postpone",
+        "a moment",
+    ),
+    KeyInfo(
+        "{reply.<process>}:log",
+        "stream",
+        "Answers to one process that asked: `message`.",
+        "reply",
+        "PX: an hour after the process last renewed it",
+    ),
+    KeyInfo(
+        "{receipts.<message>}:rows",
+        "hash",
+        "What became of a message to named agents: `recipients` (JSON list), `from`, `channel`, `opened`, "
+        "and per agent `<agent>:stored`, `delivered`, `read`, `processed`, `acknowledged` (ms, server "
+        "clock), `unstored` and `ended` (why), `entry` (`<lane> <entry id>`). The first value of each stays.",
+        "receipt_open before it is sent; receipt_mark",
+        "PX: 7 days",
+    ),
+    KeyInfo(
+        "probe",
+        "string",
+        "Written to find out whether WAITAOF waits for a sync.",
+        "publisher, once",
+        "PX: five seconds",
+    ),
+    KeyInfo(
+        "barrier",
+        "string",
+        "Written before WAIT or WAITAOF, which then cover everything stored earlier.",
+        "publisher, when messages are to be on disk or replicated",
+        "PX: a minute",
+    ),
+    KeyInfo(
+        "addresses",
+        "set",
+        "Every address in use.",
+        "publisher and subscriber, before their first write, at reconnect and each minute",
+        "for ever",
+    ),
+    KeyInfo(
+        "wake",
+        "zset",
+        "Address, scored with the time (ms) at which its `due` needs a look: the earliest due time, or the "
+        "end of a worker's claim.",
+        "publisher, subscriber, worker `due`; rebuilt by a slow sweep",
+        "as long as something is due",
+    ),
+    KeyInfo(
+        "ticking",
+        "zset",
+        "Address, scored with the time (ms) at which its `ticks` need a look.",
+        "whoever adds a schedule, worker `recurring`; rebuilt by a slow sweep",
+        "as long as something recurs",
+    ),
+    KeyInfo(
+        "replay:<id>",
+        "string",
+        "A replay as JSON: what was asked, the cursor of the next page, how many messages it has carried.",
+        "whoever replays",
+        "PX: the window of idempotency keys, since its last page",
+    ),
+    KeyInfo(
+        "workers",
+        "hash",
+        "Worker id to JSON: host, process, roles with lag and last error, and when it was last seen.",
+        "worker_beat",
+        "a worker that stopped goes at once, one that died after ten minutes",
+    ),
+    KeyInfo(
+        "agents",
+        "zset",
+        "Every known agent by name, scored with the time (ms) at which an instance of it was last seen.",
+        "register, deregister; `agentbus agents forget` removes",
+        "until forgotten",
+    ),
+    KeyInfo(
+        "conversations:<name>",
+        "set",
+        "The conversations (`dm:<a>:<b>`) that an agent has.",
+        "whoever sends a direct message, before it",
+        "for ever",
+    ),
+    KeyInfo(
+        "agent:<name>",
+        "hash",
+        "What an agent is: `type`, `capabilities` (JSON list), `registered_at` (ms), and `instance:<id>` of "
+        "each process that serves it (JSON: host, pid, beat_ms, since, last_seen; ms, server clock).",
+        "register, deregister",
+        "until forgotten; an instance that ends goes at once, one that died after ten missed beats",
+    ),
+    KeyInfo(
+        "bindings",
+        "hash",
+        "Durable wildcards: `<agent> <pattern>` to JSON: `since` (ms). What matches is copied into the inbox "
+        "of the agent by whoever publishes it.",
+        "subscriber, when an agent with bindings begins to be served; `agentbus bindings rm`",
+        "until unbound, whether the agent is served or not",
+    ),
+    KeyInfo(
+        "consents",
+        "hash",
+        "Who may have copies of what an inbox gets: `<inbox> <agent that serves it>` to a JSON "
+        "list of agents, or `*`.",
+        "subscriber, when an agent begins to be served",
+        "until the agent is served without it",
+    ),
+    KeyInfo(
+        "copies",
+        "hash",
+        "How bindings did: `<agent> <pattern> <what>` to a count; what: `copied` or why refused.",
+        "publisher, after copying; removed with the binding",
+        "as long as the binding",
+    ),
+    KeyInfo(
+        "live:<topic>",
+        "pub/sub channel",
+        "What `Bus.emit` sends: the envelope as JSON. No key; at most once.",
+        "emitter",
+        "a moment",
+    ),
+    KeyInfo(
+        "mirror:<pattern>",
+        "pub/sub channel",
+        "Stored messages for those who watch this pattern with `stored=True`: the envelope as JSON. "
+        "Publishers ask the server which of these channels have listeners. No key; at most once.",
+        "publisher, after storing",
+        "a moment",
+    ),
+    KeyInfo(
+        "archive",
+        "hash",
+        "Whether this deployment archives: `on` (1), `since` (ms). Retention then waits for the archive.",
+        "worker `archive`",
+        "until somebody turns the archive off",
+    ),
+)
