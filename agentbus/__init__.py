@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agentbus.bindings.bindings import Binding
-    from agentbus.broker.inspection import InboxView, Trace
+    from agentbus.broker.inspection.inbox_view import InboxView
+    from agentbus.broker.inspection.tracing import Trace
     from agentbus.bus import Bus
     from agentbus.cancellation import Cancelled, CancelledPlace
     from agentbus.conversations.conversation import Conversation, LastMessage
@@ -102,7 +103,8 @@ _HOMES = {
     "agentbus.replay": "ReplayFilters ReplayProgress Replayed",
     "agentbus.cancellation": "Cancelled CancelledPlace",
     "agentbus.bindings.bindings": "Binding",
-    "agentbus.broker.inspection": "InboxView Trace",
+    "agentbus.broker.inspection.inbox_view": "InboxView",
+    "agentbus.broker.inspection.tracing": "Trace",
     "agentbus.bus": "Bus",
     "agentbus.conversations.conversation": "Conversation LastMessage",
     "agentbus.dead_letters": "BulkRetry DeadLetter DeadLetterFilter DeadLetterPage DeadLetters",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from agentbus.broker.keys import check_prefix
 from agentbus.events import Events
@@ -15,7 +16,6 @@ from agentbus.facade.sending import SendingCalls
 from agentbus.facade.serving import ServingCalls
 from agentbus.facade.talking import TalkingCalls
 from agentbus.message.topics import check_name
-from agentbus.receive.pulling import Puller
 from agentbus.send.envelope import Sender
 from agentbus.settings import (
     BusSettings,
@@ -23,6 +23,9 @@ from agentbus.settings import (
     default_agent,
     default_settings,
 )
+
+if TYPE_CHECKING:
+    from agentbus.receive.pulling import Puller
 
 
 class Bus(SendingCalls, AskingCalls, TalkingCalls, ServingCalls, LookingCalls, MendingCalls, DeclaringCalls):

@@ -8,7 +8,8 @@ from typing import Any
 
 from agentbus.broker.cancelling import Cancelling, Spot
 from agentbus.broker.connection import Broker
-from agentbus.broker.inspection import Trace, known_addresses, trace_message
+from agentbus.broker.inspection.inbox_view import known_addresses
+from agentbus.broker.inspection.tracing import Trace, trace_message
 from agentbus.errors import BrokerRefused, CancelRefused, MalformedMessage, NoSuchMessage
 from agentbus.message.codec import decode
 from agentbus.message.message import Message

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
-from agentbus.broker.inspection import Place
+from agentbus.broker.inspection.found import Place
 from agentbus.cli.output import Output, moment, new_table, plural, shown_content
 from agentbus.history.conversation import ConversationTrace, Turn
 

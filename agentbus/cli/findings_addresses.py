@@ -6,8 +6,14 @@ import asyncio
 from collections.abc import Iterator, Mapping
 
 from agentbus.broker.connection import Broker
-from agentbus.broker.inspection import InboxView, Look, inspect_inbox, known_addresses, take_look
-from agentbus.broker.inspection.inbox_view import parse_beat, totals
+from agentbus.broker.inspection.inbox_view import (
+    InboxView,
+    inspect_inbox,
+    known_addresses,
+    parse_beat,
+    totals,
+)
+from agentbus.broker.inspection.look import Look, take_look
 from agentbus.broker.keys import inbox_keys
 from agentbus.cli.findings import BAD, OK_, WARN, Finding
 from agentbus.cli.findings_channels import examine_channel

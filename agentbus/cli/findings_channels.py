@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agentbus.broker.channel import wrong_channel_types
 from agentbus.broker.connection import Broker
-from agentbus.broker.inspection import ChannelCounts, Unreadable, count_addresses
+from agentbus.broker.inspection.counts import ChannelCounts, Unreadable, count_addresses
 from agentbus.broker.keys import channel_keys
 from agentbus.cli.findings import BAD, WARN, Finding
 from agentbus.cli.output import age

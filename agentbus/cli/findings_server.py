@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from agentbus.broker.connection import Broker
 from agentbus.broker.durability import ServerDurability, probe
-from agentbus.broker.inspection import Latency, ServerHealth, measure_latency, read_health
+from agentbus.broker.inspection.health import Latency, ServerHealth, measure_latency, read_health
 from agentbus.broker.server import SAFE_POLICY, ServerFacts, read_facts
 from agentbus.cli.findings import BAD, OK_, WARN, Finding
 from agentbus.errors import BrokerRefused

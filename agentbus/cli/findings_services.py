@@ -5,7 +5,7 @@ from __future__ import annotations
 from agentbus.broker.archiving import ArchiveSwitch, backlogs_of
 from agentbus.broker.backlog import Backlog
 from agentbus.broker.connection import Broker
-from agentbus.broker.inspection import known_addresses
+from agentbus.broker.inspection.inbox_view import known_addresses
 from agentbus.broker.keys import policy as policy_key
 from agentbus.broker.policy_store import PolicyStore
 from agentbus.broker.worker_registry import ABSENT_AFTER_MS, RoleState, WorkerRegistry

@@ -10,13 +10,11 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from agentbus.broker.connection import Broker
-from agentbus.broker.inspection import (
+from agentbus.broker.inspection.counts import ChannelCounts, Unreadable, count_addresses
+from agentbus.broker.inspection.inbox_view import (
     AddressTotals,
-    ChannelCounts,
     ConsumerView,
     InboxView,
-    Unreadable,
-    count_addresses,
     inspect_inbox,
     known_addresses,
     totals_of,

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentbus.broker.connection import Broker
-from agentbus.broker.inspection import Tail, TailedEntry, known_addresses
+from agentbus.broker.inspection.inbox_view import known_addresses
+from agentbus.broker.inspection.tailing import Tail, TailedEntry
 from agentbus.broker.keys import SOURCES
 from agentbus.cli.output import Output, colour_of, moment, shown_content
 from agentbus.cli.session import OK, TIMEOUT, agent_of, open_broker, open_bus, say, settings_with

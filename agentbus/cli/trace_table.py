@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from agentbus.broker.connection import Broker
-from agentbus.broker.inspection import Place, Trace, known_addresses, trace_message
-from agentbus.broker.inspection.tracing import Progress
+from agentbus.broker.inspection.found import Place
+from agentbus.broker.inspection.inbox_view import known_addresses
+from agentbus.broker.inspection.tracing import Progress, Trace, trace_message
 from agentbus.cli.conversation_table import show_conversation
 from agentbus.cli.output import Output, colour_of, moment, new_table, plural, shown_content
 from agentbus.cli.session import NOT_FOUND, OK, Failure, address_of, open_broker, say, settings_with

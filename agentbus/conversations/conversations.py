@@ -17,8 +17,6 @@ from agentbus.recipients.sending import Letter, Sending, message_id_for, until_a
 from agentbus.recipients.sent import Sent
 from agentbus.send.envelope import Addressing, PublishOptions, Sender
 
-#: The type of a direct message that says no other.
-DIRECT = "dm"
 #: Messages that are marked as read in one step; their bodies come along.
 _STEP = 50
 

@@ -11,7 +11,7 @@ from typing import Any, Unpack
 
 from agentbus.broker.connection import Broker
 from agentbus.broker.dead_letters import LetterBox, RetriedLetter, server_ms
-from agentbus.broker.inspection import known_addresses
+from agentbus.broker.inspection.inbox_view import known_addresses
 from agentbus.dead_letters.letter import (
     DeadLetter,
     DeadLetterPage,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import (
     AsyncGenerator,
 )
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from agentbus.facade.calls import Calls
 from agentbus.message.durations import Duration
-from agentbus.send.collecting import Answers, Collecting, OpenQuestion
 from agentbus.send.envelope import AnyTopic, MessageOptions, PublishOptions
-from agentbus.send.requests import Requests
-from agentbus.send.streaming import StreamOptions, Streams
+
+if TYPE_CHECKING:
+    from agentbus.send.collecting import Answers, Collecting
 
 
 class AskingCalls(Calls):
@@ -32,6 +32,8 @@ class AskingCalls(Calls):
         Raises `RequestTimeout`, or `RequestFailed` at once when the request was rejected or its handler
         failed for good.
         """
+        from agentbus.send.requests import Requests
+
         rooms = self.rooms
         return await Requests(rooms.publisher, rooms.replies).request(topic, body, reply, timeout, options)
 
@@ -53,6 +55,8 @@ class AskingCalls(Calls):
         after a death), `StreamRestarted` is raised, or with ``mark_restarts`` a `Restarted` yielded: parts
         before it are not part of the answer. Raises also `PartsMissing`, and what `request` raises.
         """
+        from agentbus.send.streaming import StreamOptions, Streams
+
         how = StreamOptions.of(timeout, idle_timeout, part, mark_restarts)
         return Streams(self.rooms.publisher, self.rooms.replies).stream(topic, body, how, options)
 
@@ -72,6 +76,8 @@ class AskingCalls(Calls):
         answers came), or at the deadline. Of each agent the first answer counts. Raises `InvalidTopic`,
         `InvalidValue`, `RequestTimeout` when the question could not be stored, and what `publish` raises.
         """
+        from agentbus.send.collecting import Collecting, OpenQuestion
+
         rooms = self.rooms
         question = OpenQuestion.of(topic, body, reply, deadline, expect, options)
         return Collecting(rooms.broker, self.settings.prefix, rooms.publisher, rooms.replies, question)

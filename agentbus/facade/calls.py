@@ -1,24 +1,27 @@
-"""What the calls of a bus share."""
+"""What the calls of a bus share.
+
+Rooms that only some calls need are loaded when such a call is made, here and in the files beside this one:
+all of them together take as long to load as everything else.
+"""
 
 from __future__ import annotations
 
 from collections.abc import (
     Mapping,
 )
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from agentbus.broker.receipts import ReceiptStore
 from agentbus.errors import ConfigurationError
 from agentbus.events import Events
 from agentbus.facade.rooms import Rooms
-from agentbus.fleet.directory import Directory
-from agentbus.recipients.receipts import Receipts
-from agentbus.recipients.sending import Sending
 from agentbus.send.envelope import AnyTopic, Outgoing, PublishOptions, Sender, compose
 from agentbus.send.publisher import Publisher
 from agentbus.settings import (
     BusSettings,
 )
+
+if TYPE_CHECKING:
+    from agentbus.recipients.sending import Sending
 
 
 class Calls:
@@ -43,6 +46,11 @@ class Calls:
         return self.rooms.publisher
 
     def _sending(self) -> Sending:
+        from agentbus.broker.receipts import ReceiptStore
+        from agentbus.fleet.directory import Directory
+        from agentbus.recipients.receipts import Receipts
+        from agentbus.recipients.sending import Sending
+
         rooms = self.rooms
         return Sending(
             rooms.publisher,

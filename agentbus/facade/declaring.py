@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import (
     Mapping,
 )
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from agentbus.broker.inspection import known_addresses
-from agentbus.broker.keys import ticking
-from agentbus.broker.schedules import ScheduleStore
-from agentbus.broker.wake import Wake
 from agentbus.facade.calls import Calls
 from agentbus.message.address_policy import Policy
 from agentbus.message.current import handling
-from agentbus.schedules.schedules import Schedules
 from agentbus.send.envelope import AnyTopic, Outgoing
+
+if TYPE_CHECKING:
+    from agentbus.declarations import Declarations
+    from agentbus.schedules.schedules import Schedules
 
 
 class DeclaringCalls(Calls):
@@ -28,7 +27,7 @@ class DeclaringCalls(Calls):
         `PolicyConflict` and changes nothing. A channel takes durability, limit (of its log), history and
         archive; what only an inbox, or only a whole address, can honour raises `InvalidValue`.
         """
-        await self.rooms.policies.declare(address, policy)
+        await self._declarations.declare(address, policy)
 
     async def redeclare(self, address: str, policy: Policy, *, expected: Policy) -> None:
         """Replace the policy of an address or a topic, which is known to be ``expected`` now.
@@ -36,22 +35,35 @@ class DeclaringCalls(Calls):
         ``Policy()`` stands for none, so that replacing by it withdraws what was declared. Raises
         `PolicyConflict`, and changes nothing, when another one is stored.
         """
-        await self.rooms.policies.redeclare(address, policy, expected)
+        await self._declarations.redeclare(address, policy, expected)
 
     async def policy(self, address: str) -> Policy:
         """Return what was declared for an address or a topic itself; every field None when nothing was."""
-        return await self.rooms.policies.of(address)
+        return await self._declarations.of(address)
 
     async def policies(self) -> dict[str, Policy]:
         """Return every declared policy by address or topic.
 
         Raises `InvalidValue` for one that was written by hand and is none.
         """
-        return await self.rooms.policies.all()
+        return await self._declarations.all()
+
+    @property
+    def _declarations(self) -> Declarations:
+        from agentbus.broker.policy_store import PolicyStore
+        from agentbus.declarations import Declarations
+
+        return Declarations(PolicyStore(self.rooms.broker, self.settings.prefix))
 
     @property
     def schedules(self) -> Schedules:
         """Recurring messages: ``add``, ``list``, ``get``, ``pause``, ``resume``, ``cancel``."""
+        from agentbus.broker.inspection.inbox_view import known_addresses
+        from agentbus.broker.keys import ticking
+        from agentbus.broker.schedules import ScheduleStore
+        from agentbus.broker.wake import Wake
+        from agentbus.schedules.schedules import Schedules
+
         broker, prefix = self.rooms.broker, self.settings.prefix
 
         def composed(topic: AnyTopic, body: Any, options: Mapping[str, Any]) -> Outgoing:

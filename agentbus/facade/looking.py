@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
-from agentbus.broker.inspection import InboxView, Trace, inspect_inbox, known_addresses, trace_message
-from agentbus.channels import Channels
 from agentbus.conversations.access import check_may_read, may_read
 from agentbus.facade.calls import Calls
-from agentbus.fleet.directory import Directory
-from agentbus.fleet.info import AgentInfo
-from agentbus.history.conversation import ConversationTrace, trace_conversation
-from agentbus.history.entry import HistoryPage
-from agentbus.history.query import HistoryFilters
 from agentbus.message.topics import parse_address, parse_inbox
-from agentbus.recipients.receipt import Receipt
-from agentbus.recipients.receipts import Receipts
-from agentbus.status.reading import last_published, read_status
-from agentbus.status.values import BusStatus
+
+if TYPE_CHECKING:
+    from agentbus.broker.inspection.inbox_view import InboxView
+    from agentbus.broker.inspection.tracing import Trace
+    from agentbus.channels import Channels
+    from agentbus.fleet.directory import Directory
+    from agentbus.fleet.info import AgentInfo
+    from agentbus.history.conversation import ConversationTrace
+    from agentbus.history.entry import HistoryPage
+    from agentbus.history.query import HistoryFilters
+    from agentbus.recipients.receipt import Receipt
+    from agentbus.status.values import BusStatus
 
 
 class LookingCalls(Calls):
@@ -28,15 +29,23 @@ class LookingCalls(Calls):
 
         Known is who was served once and not forgotten since; ``online`` tells whether it is there now.
         """
-        return await Directory(self.rooms.registry).agents(type, capability)
+        return await self._directory.agents(type, capability)
 
     async def agent(self, name: str) -> AgentInfo:
         """Return one agent: type, capabilities, instances; raises `NoSuchAgent` that names close ones."""
-        return await Directory(self.rooms.registry).agent(name)
+        return await self._directory.agent(name)
+
+    @property
+    def _directory(self) -> Directory:
+        from agentbus.fleet.directory import Directory
+
+        return Directory(self.rooms.registry)
 
     @property
     def channels(self) -> Channels:
         """Who reads a channel, how far, and who has read what: ``subscribers``, ``receipts``, ``forget``."""
+        from agentbus.channels import Channels
+
         return Channels(self.rooms.broker, self.settings.prefix)
 
     async def inspect(self, address: str) -> InboxView:
@@ -45,6 +54,8 @@ class LookingCalls(Calls):
         ``address`` is ``agent.<name>`` or the bare name. Waiting messages are counted one by one. A channel
         raises `InvalidTopic`: nothing waits there.
         """
+        from agentbus.broker.inspection.inbox_view import inspect_inbox
+
         return await inspect_inbox(self.rooms.broker, self.settings.prefix, parse_inbox(address))
 
     async def status(self, since: BusStatus | None = None) -> BusStatus:
@@ -53,6 +64,8 @@ class LookingCalls(Calls):
         Rates are those since the status given, or since the last one that a worker published. Nothing is
         walked through; thousands of addresses take some seconds, in steps that leave the server to others.
         """
+        from agentbus.status.reading import last_published, read_status
+
         broker, prefix = self.rooms.broker, self.settings.prefix
         return await read_status(broker, prefix, since or await last_published(broker, prefix))
 
@@ -62,12 +75,16 @@ class LookingCalls(Calls):
         Without an address every address in use is searched, which reads all they hold; conversations of
         other agents are left out, and raise `NotYourConversation` when they are asked for.
         """
+        from agentbus.broker.inspection.tracing import trace_message
+
         broker, prefix = self.rooms.broker, self.settings.prefix
         searched = await self._searchable(address)
         return await trace_message(broker, prefix, message_id, searched)
 
     async def _searchable(self, address: str | None) -> list[str]:
         """Return one address, or all; without the conversations of other agents."""
+        from agentbus.broker.inspection.inbox_view import known_addresses
+
         me = self._sender.agent
         if address is not None:
             check_may_read(me, parse_address(address))
@@ -82,9 +99,11 @@ class LookingCalls(Calls):
         use is searched, which reads all they hold, and the archive where there is one; ``missing``, ``more``
         and ``archive`` of the result say what is known to be missing.
         """
+        from agentbus.history.conversation import trace_conversation
+
         broker, prefix = self.rooms.broker, self.settings.prefix
         searched = await self._searchable(address)
-        return await trace_conversation(broker, prefix, correlation_id, searched, self.rooms.archive)
+        return await trace_conversation(broker, prefix, correlation_id, searched, self.rooms.past.archive)
 
     async def history(
         self,
@@ -103,11 +122,13 @@ class LookingCalls(Calls):
         `NoSuchAddress`, and `InvalidValue` for a filter, limit (1 to 10,000) or cursor.
         """
         check_may_read(self._sender.agent, parse_address(address))
-        return await self.rooms.history.page(address, filters, limit, cursor)
+        return await self.rooms.past.history.page(address, filters, limit, cursor)
 
     async def receipts(self, message_id: str) -> list[Receipt]:
         """Return how it is with each recipient of a message: stored, delivered, read, processed, refused.
 
         Receipts are kept for seven days; raises `NoSuchReceipts` for a message that has none.
         """
+        from agentbus.recipients.receipts import Receipts
+
         return await Receipts(self.rooms.broker, self.settings.prefix).status(message_id)

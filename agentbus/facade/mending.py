@@ -8,30 +8,28 @@ from collections.abc import (
     Mapping,
 )
 from contextlib import asynccontextmanager
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from agentbus.broker.carry import Carrier
 from agentbus.broker.keys import archive as archive_key
-from agentbus.broker.schedules import ScheduleStore
 from agentbus.broker.wake import Announcer
-from agentbus.cancellation import Cancellation, Cancelled
 from agentbus.conversations.access import check_may_read
-from agentbus.dead_letters import DeadLetters
 from agentbus.errors import ConfigurationError, InvalidValue
 from agentbus.facade.calls import Calls
 from agentbus.message.current import handling
 from agentbus.message.durations import milliseconds
 from agentbus.message.message import Message
 from agentbus.message.topics import parse_address
-from agentbus.projects import ProjectDeleted, ProjectDeletion, RowEraser
-from agentbus.projects.deletion import AUDIT_TOPIC
-from agentbus.replay import Replay, Replayed, ReplayFilters, ReplayProgress
-from agentbus.replay.plan import new_plan
 from agentbus.send.envelope import compose
-from agentbus.send.requests import Answering
 from agentbus.settings import (
     archive_dsn,
 )
+
+if TYPE_CHECKING:
+    from agentbus.cancellation import Cancelled
+    from agentbus.dead_letters import DeadLetters
+    from agentbus.projects import ProjectDeleted, RowEraser
+    from agentbus.replay import Replayed, ReplayFilters, ReplayProgress
 
 
 class MendingCalls(Calls):
@@ -44,6 +42,9 @@ class MendingCalls(Calls):
         comes; who asked with it is told at once. Raises `CancelRefused` when somebody handles it (with who),
         or when it is dead or has ended, and `NoSuchMessage`.
         """
+        from agentbus.cancellation import Cancellation
+        from agentbus.send.requests import Answering
+
         rooms = self.rooms
         limit = self.settings.publisher.message_bytes
         answers = Answering(rooms.broker, self.settings.prefix, self.events, self._sender, limit)
@@ -57,6 +58,8 @@ class MendingCalls(Calls):
     @property
     def dead_letters(self) -> DeadLetters:
         """Messages that failed for good: list, retry, edit, resolve and drop them."""
+        from agentbus.dead_letters import DeadLetters
+
         limit = self.settings.publisher.message_bytes
 
         def composed(topic: str, body: Any) -> bytes:
@@ -81,6 +84,10 @@ class MendingCalls(Calls):
         ``dry_run`` only counts. Raises `InvalidValue`, and `ConfigurationError` where this deployment
         archives and the archive is not known here, unless ``keep_archive``.
         """
+        from agentbus.broker.schedules import ScheduleStore
+        from agentbus.projects import ProjectDeletion
+        from agentbus.projects.deletion import AUDIT_TOPIC
+
         if not reason.strip():
             raise InvalidValue("reason", "say why the project is deleted; it is kept with the audit entry")
         rooms, prefix = self.rooms, self.settings.prefix
@@ -135,11 +142,14 @@ class MendingCalls(Calls):
         messages a second; without one it waits while the inbox holds 1,000 unsettled messages. Raises
         `NoSuchAddress`, `NoSuchAgent` unless ``allow_unknown``, `NotYourConversation`, and `InvalidValue`.
         """
+        from agentbus.replay import Replay
+        from agentbus.replay.plan import new_plan
+
         rooms, prefix = self.rooms, self.settings.prefix
         check_may_read(self._sender.agent, parse_address(address))
         plan = new_plan(address, to, replay_id, limit, filters)
         window = milliseconds(self.settings.publisher.key_window, "key_window")
         carrier = Carrier(rooms.broker, prefix, window, Announcer(rooms.broker, prefix, self.events))
         most = self.settings.publisher.address_limit
-        replay = Replay(rooms.broker, prefix, rooms.history, carrier, window, most)
+        replay = Replay(rooms.broker, prefix, rooms.past.history, carrier, window, most)
         return await replay.run(plan, rate=rate, allow_unknown=allow_unknown, tell=progress)

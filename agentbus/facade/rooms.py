@@ -11,23 +11,19 @@ from agentbus.bindings.table import BindingTable
 from agentbus.broker.bindings import BindingStore
 from agentbus.broker.carry import Carrier
 from agentbus.broker.connection import Broker, ConnectionSettings
-from agentbus.broker.embedded import EmbeddedSettings, ensure_running
 from agentbus.broker.log_watch import LogWatch
-from agentbus.broker.policy_store import PolicyStore
 from agentbus.broker.registry import Registry
 from agentbus.broker.server import check_safe
 from agentbus.broker.server_clock import jump_told
 from agentbus.broker.wake import Announcer
-from agentbus.declarations import Declarations
 from agentbus.errors import AgentBusError, ConfigurationError
 from agentbus.events import Events
-from agentbus.history.archived import LazyArchive
-from agentbus.history.history import History
+from agentbus.facade.past import Past
 from agentbus.live.live import Compose, Live
 from agentbus.message.durations import milliseconds
 from agentbus.receive.grounds import Grounds
 from agentbus.receive.lease import Heart
-from agentbus.receive.workload import SuspectGate
+from agentbus.receive.suspects import SuspectGate
 from agentbus.send.envelope import Sender
 from agentbus.send.publisher import Publisher
 from agentbus.send.replies import Replies
@@ -48,10 +44,8 @@ class Rooms:
     publisher: Publisher
     replies: Replies
     grounds: Grounds
-    policies: Declarations
     registry: Registry
-    history: History
-    archive: LazyArchive | None
+    past: Past
     bindings: BindingStore
     table: BindingTable
     forwarder: Forwarder
@@ -64,8 +58,7 @@ class Rooms:
         await self.publisher.close()
         await self.grounds.watch.close()
         await self.grounds.heart.stop()
-        if self.archive is not None:
-            await self.archive.close()
+        await self.past.close()
         await self.broker.close()
 
 
@@ -120,17 +113,13 @@ def _furnished(grounds: Grounds, sender: Sender, settings: BusSettings, compose:
     bindings = BindingStore(broker, prefix)
     table = BindingTable(bindings, events)
     forwarder = Forwarder(broker, prefix, table, bindings, grounds.carrier)
-    dsn = settings.archive or archive_dsn()
-    archive = LazyArchive(dsn, prefix) if dsn else None
     return Rooms(
         broker=broker,
         publisher=Publisher(broker, prefix, sender, settings.publisher, events, forwarder),
         replies=Replies(broker, prefix, events),
         grounds=grounds,
-        policies=Declarations(PolicyStore(broker, prefix)),
         registry=Registry(broker, prefix),
-        history=History(broker, prefix, archive),
-        archive=archive,
+        past=Past(broker, prefix, settings.archive or archive_dsn()),
         bindings=bindings,
         table=table,
         forwarder=forwarder,
@@ -144,6 +133,9 @@ async def _resolved(url: str) -> str:
         return url
     if url != EMBEDDED_URL:
         raise ConfigurationError(f"url: {url!r}: the embedded broker's URL is {EMBEDDED_URL}")
+    # Only here: who has a server of another kind need not load what starts one.
+    from agentbus.broker.embedded import EmbeddedSettings, ensure_running
+
     home = embedded_home()
     settings = EmbeddedSettings(folder=Path(home) if home else None, server=embedded_server())
     return (await ensure_running(settings)).url

@@ -7,12 +7,14 @@ from collections.abc import (
     Iterable,
     Sequence,
 )
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from agentbus.facade.calls import Calls
-from agentbus.recipients.sent import Sent
 from agentbus.send.envelope import AnyTopic, PublishOptions
 from agentbus.send.stored import Stored
+
+if TYPE_CHECKING:
+    from agentbus.recipients.sent import Sent
 
 
 class SendingCalls(Calls):

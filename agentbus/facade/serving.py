@@ -10,28 +10,17 @@ from collections.abc import (
     Iterator,
 )
 from contextlib import asynccontextmanager
-from typing import Any, Unpack
+from typing import TYPE_CHECKING
 
-from agentbus.bindings.companion import BindingCompanion
-from agentbus.broker.conversations import ConversationStore
-from agentbus.broker.receipts import ReceiptStore
-from agentbus.broker.registry import Description
 from agentbus.errors import ConfigurationError
 from agentbus.facade.calls import Calls
-from agentbus.fleet.registration import Registration
 from agentbus.message.durations import Duration
-from agentbus.message.message import Message
-from agentbus.message.reply_address import PartMark
 from agentbus.message.topics import check_name
-from agentbus.receive.agent import Agent
-from agentbus.receive.life import first_error
-from agentbus.receive.outcome import ACKNOWLEDGED, Outcome
-from agentbus.receive.pulling import PulledDelivery, Puller
-from agentbus.receive.subscriber import Subscriber, until_ready
-from agentbus.recipients.marks import Marks
-from agentbus.send.envelope import AnyTopic, PublishOptions, Sender
-from agentbus.send.requests import Answering
-from agentbus.send.stored import Stored
+
+if TYPE_CHECKING:
+    from agentbus.receive.agent import Agent
+    from agentbus.receive.pulling import PulledDelivery, Puller
+    from agentbus.receive.subscriber import Subscriber
 
 
 class ServingCalls(Calls):
@@ -46,17 +35,22 @@ class ServingCalls(Calls):
 
         A second signal no longer waits for running handlers.
         """
+        from agentbus.facade.subscribers import run_all
+
         subscribers = [self._subscriber(agent) for agent in agents]
         if not subscribers:
             raise ConfigurationError("serve() needs at least one agent")
         with _signals(subscribers) if handle_signals else contextlib.nullcontext():
-            await _run_all(subscribers)
+            await run_all(subscribers)
 
     @asynccontextmanager
     async def serving(self, *agents: Agent) -> AsyncIterator[None]:
         """Serve agents for the length of a block: inside FastAPI, notebooks and tests."""
+        from agentbus.facade.subscribers import run_all
+        from agentbus.receive.subscriber import until_ready
+
         subscribers = [self._subscriber(agent) for agent in agents]
-        running = asyncio.create_task(_run_all(subscribers), name="agentbus serving")
+        running = asyncio.create_task(run_all(subscribers), name="agentbus serving")
         await until_ready(running, subscribers)
         try:
             yield
@@ -65,44 +59,26 @@ class ServingCalls(Calls):
                 subscriber.stop()
             await running
 
-    def _subscriber(self, agent: Agent, *, assumed: bool = False) -> Subscriber:
-        rooms = self.rooms
-        sender = Sender(agent.name, agent.type)
-        answers = Answering(
-            rooms.broker, self.settings.prefix, self.events, sender, self.settings.publisher.message_bytes
-        )
+    def _subscriber(self, agent: Agent) -> Subscriber:
+        from agentbus.facade.subscribers import new_subscriber
 
-        async def publish(topic: AnyTopic, body: Any, **options: Unpack[PublishOptions]) -> Stored:
-            return await rooms.publisher.publish_as(sender, topic, body, options)
+        return new_subscriber(self.rooms, self.settings, self.events, agent)
 
-        async def answer(
-            request: Message, content: Any, failure: Outcome | None, mark: PartMark | None = None
-        ) -> None:
-            if failure is ACKNOWLEDGED:
-                await answers.acknowledge(request, mark)
-                return
-            problem = None if failure is None else {"reason": failure.reason, "detail": failure.detail}
-            await answers.send(request, content, problem, mark)
+    def _puller(self, name: str, agent: Agent | None = None) -> Puller:
+        from agentbus.facade.subscribers import new_subscriber
+        from agentbus.receive.agent import Agent
+        from agentbus.receive.pulling import Puller
 
-        about = Description(agent.name, agent.type, agent.capabilities, assumed)
-        broker, prefix = rooms.broker, self.settings.prefix
-        marks = Marks(ReceiptStore(broker, prefix), ConversationStore(broker, prefix), self.events)
-        registration = Registration(rooms.registry, about, agent.settings.heartbeat, self.events)
-        companions = (registration, marks, self._bindings_of(agent))
-        return Subscriber(agent, rooms.grounds, publish, answer, answers.send_part, companions, marks.of)
-
-    def _bindings_of(self, agent: Agent) -> BindingCompanion:
-        rooms, settings = self.rooms, agent.settings
-        return BindingCompanion(
-            agent.name, agent.addresses, settings.copies_to, agent.bindings, rooms.bindings, rooms.table
-        )
+        pulled = agent or Agent(name, concurrency=1)
+        # A name alone says nothing of what the agent is; a serving process may have said it.
+        assumed = agent is None
+        subscriber = new_subscriber(self.rooms, self.settings, self.events, pulled, assumed=assumed)
+        return Puller(subscriber, self.events)
 
     @asynccontextmanager
     async def pulling(self, name: str, *, agent: Agent | None = None) -> AsyncIterator[Puller]:
         """Pull deliveries from an inbox for the length of a block."""
-        pulled = agent or Agent(name, concurrency=1)
-        # A name alone says nothing of what the agent is; a serving process may have said it.
-        puller = Puller(self._subscriber(pulled, assumed=agent is None), self.events)
+        puller = self._puller(name, agent)
         self._pullers.add(puller)
         try:
             await puller.open()
@@ -127,21 +103,10 @@ class ServingCalls(Calls):
         """
         puller = self._pulls.get(name)
         if puller is None:
-            pulled = Agent(check_name(name), concurrency=1)
-            puller = Puller(self._subscriber(pulled, assumed=True), self.events)
+            puller = self._puller(check_name(name))
             await puller.open()
             self._pulls[name] = puller
         return await puller.next(timeout)
-
-
-async def _run_all(subscribers: list[Subscriber]) -> None:
-    """Run subscribers until all have ended; when one fails the others drain and its error is raised."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for subscriber in subscribers:
-                group.create_task(subscriber.run(), name=f"agentbus agent {subscriber.agent.name}")
-    except BaseExceptionGroup as failures:
-        raise first_error(failures) from failures
 
 
 @contextlib.contextmanager

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
-from agentbus.bindings.bindings import Binding, list_bindings
-from agentbus.broker.conversations import ConversationStore
-from agentbus.broker.receipts import ReceiptStore
 from agentbus.conversations.access import check_identity, own_conversation
-from agentbus.conversations.conversation import Conversation
-from agentbus.conversations.conversations import DIRECT, Conversations
 from agentbus.facade.calls import Calls
-from agentbus.history.entry import HistoryPage
-from agentbus.history.query import HistoryFilters
 from agentbus.live.live import EmitOptions
-from agentbus.live.watch import Watch
 from agentbus.message.patterns import parse_pattern
 from agentbus.message.topics import check_name
-from agentbus.recipients.sent import Sent
 from agentbus.send.envelope import AnyTopic, PublishOptions
+
+if TYPE_CHECKING:
+    from agentbus.bindings.bindings import Binding
+    from agentbus.conversations.conversation import Conversation
+    from agentbus.conversations.conversations import Conversations
+    from agentbus.history.entry import HistoryPage
+    from agentbus.history.query import HistoryFilters
+    from agentbus.live.watch import Watch
+    from agentbus.recipients.sent import Sent
+
+#: The type of a direct message that says no other.
+DIRECT = "dm"
 
 
 class TalkingCalls(Calls):
@@ -58,7 +61,7 @@ class TalkingCalls(Calls):
         It is given by the name of the other agent, or its own, ``dm:<a>:<b>``. Raises `NotYourConversation`.
         """
         name = own_conversation(check_identity(self._sender.agent), other_or_name)
-        return await self.rooms.history.page(name, filters, limit, cursor)
+        return await self.rooms.past.history.page(name, filters, limit, cursor)
 
     async def mark_read(self, conversation_or_message_id: str) -> None:
         """Mark a conversation (``dm:<a>:<b>``), or one message by its id, as read by this bus's agent.
@@ -69,6 +72,10 @@ class TalkingCalls(Calls):
         await self._conversations().mark_read(conversation_or_message_id)
 
     def _conversations(self) -> Conversations:
+        from agentbus.broker.conversations import ConversationStore
+        from agentbus.broker.receipts import ReceiptStore
+        from agentbus.conversations.conversations import Conversations
+
         broker, prefix = self.rooms.broker, self.settings.prefix
         return Conversations(
             check_identity(self._sender.agent),
@@ -99,6 +106,8 @@ class TalkingCalls(Calls):
 
     async def bindings(self) -> list[Binding]:
         """Return every durable wildcard, see `Agent.bind`, with its counters."""
+        from agentbus.bindings.bindings import list_bindings
+
         return await list_bindings(self.rooms.bindings)
 
     async def unbind(self, agent: str, pattern: str) -> bool:

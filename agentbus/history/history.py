@@ -6,7 +6,7 @@ import difflib
 from collections.abc import AsyncIterator
 
 from agentbus.broker.connection import Broker
-from agentbus.broker.inspection import known_addresses
+from agentbus.broker.inspection.inbox_view import known_addresses
 from agentbus.errors import ArchiveError, NoSuchAddress
 from agentbus.history.entry import HistoryPage
 from agentbus.history.pages import MOST_ENTRIES, read_page

@@ -1,16 +1,20 @@
-"""Envelopes to JSON text and back, bodies to JSON values and back."""
+"""Envelopes to JSON text and back, bodies to JSON values and back.
+
+pydantic is loaded when the first body is validated: it would take a process that validates none, as most
+commands and many senders do, a tenth of its start.
+"""
 
 from __future__ import annotations
 
 import base64
 import dataclasses
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
 import orjson
-from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 
 from agentbus.errors import BodyNotSerializable, BodyTooLarge, InvalidValue, MalformedMessage
 from agentbus.message.message import ENVELOPE_VERSION, Message
@@ -35,7 +39,7 @@ def encode_body(content: Any, context: Mapping[str, Any] | None, metadata: Mappi
     if type(content) in _PLAIN:
         # Asked first: whether something is a pydantic model is a question to its metaclass.
         body = {"content": content}
-    elif isinstance(content, BaseModel):
+    elif _is_model(content):
         body = {"content": content.model_dump(mode="json")}
     elif isinstance(content, (bytes, bytearray, memoryview)):
         body = {"content": base64.b64encode(content).decode("ascii"), "content_encoding": "base64"}
@@ -88,7 +92,7 @@ def _refuse_lost_numbers(value: Any) -> None:
     if isinstance(value, float):
         if not math.isfinite(value):
             raise BodyNotSerializable("body", f"cannot be written as JSON: it has no {value}")
-    elif isinstance(value, BaseModel):
+    elif _is_model(value):
         _refuse_lost_numbers(value.model_dump())
     elif dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
@@ -98,8 +102,14 @@ def _refuse_lost_numbers(value: Any) -> None:
             _refuse_lost_numbers(item)
 
 
+def _is_model(value: Any) -> bool:
+    # Whoever has made a model has loaded pydantic.
+    pydantic = sys.modules.get("pydantic")
+    return pydantic is not None and isinstance(value, pydantic.BaseModel)
+
+
 def _encode_inner(value: Any) -> Any:
-    if isinstance(value, BaseModel):
+    if _is_model(value):
         return value.model_dump(mode="json")
     if isinstance(value, (set, frozenset)):
         return list(value)
@@ -178,14 +188,28 @@ def _check_base64(body: dict[str, Any]) -> None:
 
 
 @lru_cache(maxsize=1024)
-def _adapter(annotation: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(annotation)
+def _validator(annotation: Any) -> Callable[[Any], Any]:
+    from pydantic import TypeAdapter, ValidationError
+
+    adapter = TypeAdapter(annotation)
+
+    def validated(content: Any) -> Any:
+        try:
+            return adapter.validate_python(content)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise MalformedMessage(f"body.content{'.' + place if place else ''}", first["msg"]) from error
+
+    return validated
 
 
 def check_annotation(annotation: Any) -> None:
     """Raise `InvalidValue` when no body can ever be validated as ``annotation``."""
+    from pydantic import PydanticUserError
+
     try:
-        _adapter(annotation)
+        _validator(annotation)
     except PydanticUserError as error:
         raise InvalidValue("annotation", f"{annotation!r} cannot be validated: {error.message}") from error
 
@@ -195,12 +219,7 @@ def validate_content(content: Any, annotation: Any) -> Any:
 
     Raises `MalformedMessage` that names the field inside the body.
     """
-    try:
-        return _adapter(annotation).validate_python(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise MalformedMessage(f"body.content{'.' + place if place else ''}", first["msg"]) from error
+    return _validator(annotation)(content)
 
 
 def check_body_type(content: Any, annotation: type[Any]) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from agentbus.broker.carry import Carrier
 from agentbus.broker.connection import Broker
 from agentbus.broker.inbox import Inbox
 from agentbus.broker.log_watch import LogWatch
-from agentbus.broker.retention import ChannelRetention, InboxRetention
 from agentbus.events import Events
 from agentbus.receive.lease import Heart
-from agentbus.receive.workload import SuspectGate
+from agentbus.receive.suspects import SuspectGate
 from agentbus.settings import RetentionSettings
+
+if TYPE_CHECKING:
+    from agentbus.broker.retention import ChannelRetention, InboxRetention
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +35,13 @@ class Grounds:
 
     def retention_of(self, inbox: Inbox) -> InboxRetention:
         """Return what trims an inbox."""
+        # A process that only sends trims nothing.
+        from agentbus.broker.retention import InboxRetention
+
         return InboxRetention(self.broker, inbox, self.retention, self.events)
 
     def channel_retention_of(self, address: str) -> ChannelRetention:
         """Return what trims a channel."""
+        from agentbus.broker.retention import ChannelRetention
+
         return ChannelRetention(self.broker, self.prefix, address, self.retention, self.events)

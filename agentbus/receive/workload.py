@@ -8,28 +8,12 @@ from collections import deque
 from collections.abc import Iterable
 
 from agentbus.receive.delivery import Delivery
+from agentbus.receive.suspects import SuspectGate
 
 #: Weight of the newest handler in the average of handler times.
 _NEWEST = 0.05
 #: Idle runners that one event wakes.
 _WOKEN_AT_ONCE = 2
-
-
-class SuspectGate:
-    """One suspect at a time per process: a message that has crashed an owner runs alone among its like."""
-
-    def __init__(self) -> None:
-        self.running = False
-        self._since = 0.0
-
-    def enter(self) -> None:
-        """A suspect begins."""
-        self.running = True
-        self._since = time.monotonic()
-
-    def taken_for(self, seconds: float) -> bool:
-        """Whether one suspect has been running for longer than this: the others need not wait here."""
-        return self.running and time.monotonic() - self._since > seconds
 
 
 class Workload:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 
 from agentbus.broker.connection import Broker
-from agentbus.broker.inspection import Place, Trace, trace_message
+from agentbus.broker.inspection.found import Place
 from agentbus.broker.inspection.holding import Held, look_up
+from agentbus.broker.inspection.tracing import Trace, trace_message
 from agentbus.broker.receipts import ReceiptStore, Rows, field_of
 
 #: Seconds that a mark on its way gets before an inbox is searched for what it would say.

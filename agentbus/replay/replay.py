@@ -15,7 +15,8 @@ from typing import Any
 from agentbus.broker.carry import Carrier, Origin
 from agentbus.broker.connection import Broker
 from agentbus.broker.dead_letters import server_ms
-from agentbus.broker.inspection import InboxCounts, Unreadable, count_addresses, known_addresses
+from agentbus.broker.inspection.counts import InboxCounts, Unreadable, count_addresses
+from agentbus.broker.inspection.inbox_view import known_addresses
 from agentbus.broker.keys import inbox_keys
 from agentbus.broker.replays import ReplayRecords
 from agentbus.errors import ArchiveUnavailable, BrokerRefused, NoSuchAgent

@@ -9,8 +9,14 @@ from dataclasses import replace
 
 from agentbus.broker.channel import Channel
 from agentbus.broker.connection import Broker
-from agentbus.broker.inspection import ChannelCounts, Counts, InboxCounts, Unreadable, count_addresses
-from agentbus.broker.inspection.counts import scan_addresses
+from agentbus.broker.inspection.counts import (
+    ChannelCounts,
+    Counts,
+    InboxCounts,
+    Unreadable,
+    count_addresses,
+    scan_addresses,
+)
 from agentbus.broker.inspection.look import format_id
 from agentbus.broker.server import connected_clients, read_facts
 from agentbus.broker.worker_registry import ABSENT_AFTER_MS, WorkerRegistry

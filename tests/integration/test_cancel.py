@@ -14,7 +14,7 @@ import redis
 from agentbus import Agent, Bus, BusSettings, CancelRefused, InvalidTopic, NoSuchMessage, RequestFailed
 from agentbus.broker.cancelling import Cancelling, Spot
 from agentbus.broker.inbox import Inbox
-from agentbus.broker.inspection import inspect_inbox
+from agentbus.broker.inspection.inbox_view import inspect_inbox
 from agentbus.broker.parked_read import park
 from agentbus.broker.repair import repair_lanes
 from agentbus.testing import BrokerForTests

@@ -11,8 +11,9 @@ import pytest_asyncio
 
 from agentbus import Agent, AgentSettings, Bus, Delivery, Reject, Retry, WrongKeyType
 from agentbus.broker.inbox import Inbox
-from agentbus.broker.inspection import Tail, TailedEntry, inspect_inbox, totals_of
+from agentbus.broker.inspection.inbox_view import inspect_inbox, totals_of
 from agentbus.broker.inspection.look import LARGEST, take_look
+from agentbus.broker.inspection.tailing import Tail, TailedEntry
 from agentbus.broker.keys import InboxKeys, inbox_keys
 from agentbus.broker.repair import repair_lanes
 from agentbus.testing import BrokerForTests

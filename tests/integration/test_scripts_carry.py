@@ -10,7 +10,7 @@ import pytest
 
 from agentbus.broker.carry import Carrier, Death, Origin
 from agentbus.broker.embedded import PrivateBroker
-from agentbus.broker.inspection import inspect_inbox
+from agentbus.broker.inspection.inbox_view import inspect_inbox
 from agentbus.broker.wake import Announcer
 from agentbus.events import Events
 from agentbus.testing import BrokerForTests

@@ -10,7 +10,7 @@ import pytest
 
 from agentbus.broker.dead_letters import LetterBox, RawLetter, server_ms
 from agentbus.broker.inbox import Burial
-from agentbus.broker.inspection import inspect_inbox
+from agentbus.broker.inspection.inbox_view import inspect_inbox
 from agentbus.dead_letters.letter import read_state
 from agentbus.testing import BrokerForTests
 from tests.inboxes import WINDOW_MS, InboxBench, bench, ids

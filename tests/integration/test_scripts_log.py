@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agentbus.broker.carry import Origin
-from agentbus.broker.inspection import inspect_inbox
+from agentbus.broker.inspection.inbox_view import inspect_inbox
 from agentbus.broker.subscription import LOG, Gap, forget_cursor
 from agentbus.errors import GroupMissing, StaleDelivery
 from agentbus.testing import BrokerForTests

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agentbus import Agent, Bus, BusSettings, BusStatus, Reject, Retry
-from agentbus.broker.inspection import InboxCounts, count_addresses
+from agentbus.broker.inspection.counts import InboxCounts, count_addresses
 from agentbus.broker.keys import SOURCES, addresses, channel_keys, inbox_keys
 from agentbus.testing import BrokerForTests
 from tests.agents.waiting import eventually

@@ -10,7 +10,8 @@ from typing import Any, cast
 
 from agentbus.broker.inbox import Inbox, RawEntry
 from agentbus.receive.delivery import Delivery, Source
-from agentbus.receive.workload import SuspectGate, Workload
+from agentbus.receive.suspects import SuspectGate
+from agentbus.receive.workload import Workload
 
 
 def delivery(number: int, *, arrived: float = 0.0, crashes: int = 0) -> Delivery:
