@@ -1,38 +1,15 @@
-"""The commands, put together."""
+"""The commands, put together. Each is loaded when it is called: all take longer to load than one to run."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
 import typer.core
+from typer.main import get_command, get_group
 
-from agentbus.cli import (
-    agents,
-    archive,
-    bindings,
-    broker,
-    cancel,
-    channel,
-    dlq,
-    dm,
-    doctor,
-    history,
-    inbox,
-    policy,
-    project,
-    pub,
-    receipts,
-    replay,
-    run,
-    schedule,
-    status,
-    sub,
-    tail,
-    trace,
-    version,
-    workers,
-)  # fmt: skip
+from agentbus.cli.version import print_and_exit
 
 _HELP = """The message bus that AI-agent processes use to work together, on Redis Streams.
 
@@ -50,24 +27,76 @@ Output: tables on a terminal, JSON lines into a pipe or with --json. NO_COLOR is
 Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 unavailable, 5 timeout.
 """
 
-#: As `--help` lists them: start, send and take, look, mend, declare, serve.
-_ORDER = (
-    "up", "down", "workers", "agents", "pub", "sub", "dm", "tail", "inbox", "channel", "status", "history",
-    "replay", "trace", "receipts", "cancel", "dlq", "schedule", "bindings", "policy", "project", "archive",
-    "doctor", "run", "version",
-)  # fmt: skip
+#: Name to where the command is and what `--help` says of it, as `--help` lists them: start, send and take,
+#: look, mend, declare, serve.
+COMMANDS = {
+    "up": ("broker:up", "Start the embedded broker and keep it in view."),
+    "down": ("broker:down", "Stop the embedded broker."),
+    "workers": ("workers:app", "Show which workers run where, or run one."),
+    "agents": ("agents:app", "Show which agents there are, and what they can do."),
+    "pub": ("pub:pub", "Send a message, a request, or many messages."),
+    "sub": ("sub:sub", "Take messages, as an agent would."),
+    "dm": ("dm:app", "Say something to one agent, and read what was said."),
+    "tail": ("tail:tail", "Look at messages without taking them."),
+    "inbox": ("inbox:inbox", "Show what an inbox holds, and its ledger."),
+    "channel": ("channel:channel", "Show who reads a channel, and who has read what."),
+    "status": ("status:status", "Show how the whole bus does."),
+    "history": ("history:history", "Show what became of the messages of an address."),
+    "replay": ("replay:replay", "Hand a part of the past to an agent."),
+    "trace": ("trace:trace", "Show what became of one message, or a whole conversation."),
+    "receipts": ("receipts:receipts", "Show what became of a message at each of its recipients."),
+    "cancel": ("cancel:cancel", "Take back a message that nobody has begun."),
+    "dlq": ("dlq:dlq", "Look at dead letters; retry, mend, resolve or drop them."),
+    "schedule": ("schedule:app", "Send messages again and again."),
+    "bindings": ("bindings:app", "Show who gets copies of what; end a binding."),
+    "policy": ("policy:app", "Show and declare policies of addresses and topics."),
+    "project": ("project:project", "Delete a project and all that belongs to it."),
+    "archive": ("archive:archive", "See how far the archive is; turn it off."),
+    "doctor": ("doctor:doctor", "Find out what is wrong, and what to do."),
+    "run": ("run:run_agents", "Serve agents."),
+    "version": ("version:version", "Print versions."),
+}
 
 
-class _InOrder(typer.core.TyperGroup):
-    """Lists groups among the commands; Typer would put all of them last."""
+class _OnDemand(typer.core.TyperGroup):
+    """Loads the one command that is called; lists them all without loading any."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        # The names, by which a wrong one is told what it may have meant.
+        self.commands: dict[str, Any] = dict.fromkeys(COMMANDS)
 
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
         """Return the names in our order."""
-        return sorted(super().list_commands(ctx), key=_ORDER.index)
+        return list(COMMANDS)
+
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]
+        """Load a command."""
+        if cmd_name in COMMANDS and self.commands[cmd_name] is None:
+            self.commands[cmd_name] = _load(cmd_name)
+        return self.commands.get(cmd_name)
+
+    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
+        """Write the list for `--help`."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, told) for name, (_, told) in COMMANDS.items()])
+
+
+def _load(name: str) -> Any:
+    place, told = COMMANDS[name]
+    module, _, attribute = place.partition(":")
+    found = getattr(import_module(f"agentbus.cli.{module}"), attribute)
+    if isinstance(found, typer.Typer):
+        group = get_group(found)
+        group.name, group.short_help = name, told
+        return group
+    single = typer.Typer(rich_markup_mode=None, add_completion=False)
+    single.command(name, short_help=told)(found)
+    return get_command(single)
 
 
 app = typer.Typer(
-    cls=_InOrder,
+    cls=_OnDemand,
     # Plain help: the boxes would cost half of the time that --help may take.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -81,37 +110,10 @@ app = typer.Typer(
 def _root(
     show_version: Annotated[
         bool,
-        typer.Option("--version", callback=version.print_and_exit, is_eager=True, help="Print the version."),
+        typer.Option("--version", callback=print_and_exit, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     pass
 
 
 _root.__doc__ = None
-app.command("up", short_help="Start the embedded broker and keep it in view.")(broker.up)
-app.command("down", short_help="Stop the embedded broker.")(broker.down)
-app.command("pub", short_help="Send a message, a request, or many messages.")(pub.pub)
-app.command("sub", short_help="Take messages, as an agent would.")(sub.sub)
-app.add_typer(dm.app, name="dm", short_help="Say something to one agent, and read what was said.")
-app.command("tail", short_help="Look at messages without taking them.")(tail.tail)
-app.command("inbox", short_help="Show what an inbox holds, and its ledger.")(inbox.inbox)
-app.add_typer(channel.channel, name="channel", short_help="Show who reads a channel, and who has read what.")
-app.command("status", short_help="Show how the whole bus does.")(status.status)
-app.command("history", short_help="Show what became of the messages of an address.")(history.history)
-app.command("replay", short_help="Hand a part of the past to an agent.")(replay.replay)
-app.command("trace", short_help="Show what became of one message, or a whole conversation.")(trace.trace)
-app.command("cancel", short_help="Take back a message that nobody has begun.")(cancel.cancel)
-app.command("receipts", short_help="Show what became of a message at each of its recipients.")(
-    receipts.receipts
-)
-app.add_typer(archive.archive, name="archive", short_help="See how far the archive is; turn it off.")
-app.add_typer(dlq.dlq, name="dlq", short_help="Look at dead letters; retry, mend, resolve or drop them.")
-app.command("doctor", short_help="Find out what is wrong, and what to do.")(doctor.doctor)
-app.add_typer(schedule.app, name="schedule", short_help="Send messages again and again.")
-app.add_typer(workers.app, name="workers", short_help="Show which workers run where, or run one.")
-app.add_typer(agents.app, name="agents", short_help="Show which agents there are, and what they can do.")
-app.add_typer(bindings.app, name="bindings", short_help="Show who gets copies of what; end a binding.")
-app.add_typer(policy.app, name="policy", short_help="Show and declare policies of addresses and topics.")
-app.add_typer(project.project, name="project", short_help="Delete a project and all that belongs to it.")
-app.command("run", short_help="Serve agents.")(run.run_agents)
-app.command("version", short_help="Print versions.")(version.version)

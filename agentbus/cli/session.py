@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, NoReturn
 import typer
 
 from agentbus.broker.connection import Broker, ConnectionSettings
-from agentbus.broker.embedded import EmbeddedSettings, find
 from agentbus.errors import (
     AgentBusError,
     ArchiveUnavailable,
@@ -80,6 +79,7 @@ _CODES: tuple[tuple[type[AgentBusError], int], ...] = (
 )
 
 if TYPE_CHECKING:
+    from agentbus.broker.embedded import EmbeddedSettings, RunningBroker
     from agentbus.bus import Bus
 
 
@@ -162,8 +162,17 @@ def explain(error: AgentBusError) -> str:
 
 def embedded_settings() -> EmbeddedSettings:
     """Return where the embedded broker of this user is, as the environment says."""
+    from agentbus.broker.embedded import EmbeddedSettings
+
     home = embedded_home()
     return EmbeddedSettings(folder=Path(home) if home else None, server=embedded_server())
+
+
+async def _find_embedded() -> RunningBroker | None:
+    # Only here: who names a broker need not load what starts and finds one.
+    from agentbus.broker.embedded import find
+
+    return await find(embedded_settings())
 
 
 def settings_with(prefix: str | None) -> BusSettings:
@@ -180,7 +189,7 @@ async def find_url(url: str | None) -> str:
     try:
         return broker_url(url)
     except NoBroker:
-        running = await find(embedded_settings())
+        running = await _find_embedded()
         if running is None:
             raise NoBroker(_NO_BROKER) from None
         return running.url
@@ -203,7 +212,7 @@ async def open_broker(url: str | None) -> AsyncIterator[Broker]:
     """Open a connection for looking; it accepts any server, and starts none."""
     found = await find_url(url)
     if found == EMBEDDED_URL:
-        running = await find(embedded_settings())
+        running = await _find_embedded()
         if running is None:
             raise NoBroker("the embedded broker does not run; start it with `agentbus up`")
         found = running.url
