@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from agentbus.broker import inbox as inbox_module
+from agentbus.broker.answers import RawEntry
 from agentbus.broker.cancelling import Cancelling, Spot
 from agentbus.broker.connection import Broker, ConnectionSettings
-from agentbus.broker.inbox import Inbox, RawEntry
+from agentbus.broker.inbox import Inbox
 from agentbus.broker.inspection.look import format_id
 from agentbus.broker.keys import SOURCES
 from agentbus.broker.parked_read import park

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from agentbus.broker.answers import RawEntry
 from agentbus.broker.connection import Broker, ConnectionSettings
-from agentbus.broker.inbox import Inbox, RawEntry
+from agentbus.broker.inbox import Inbox
 from agentbus.message.policy import PRIORITIES
 
 WINDOW_MS = 3_600_000

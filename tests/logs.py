@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from agentbus.broker.answers import RawEntry
 from agentbus.broker.carry import Carrier
 from agentbus.broker.connection import Broker, ConnectionSettings
-from agentbus.broker.inbox import RawEntry
 from agentbus.broker.keys import subscriber_keys
 from agentbus.broker.subscription import LOG, Gap, Subscription
 from agentbus.broker.wake import Announcer

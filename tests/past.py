@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentbus import Bus, HistoryEntry, HistoryPage
-from agentbus.broker.inbox import Inbox, RawEntry
+from agentbus.broker.answers import RawEntry
+from agentbus.broker.inbox import Inbox
 
 
 class Past:

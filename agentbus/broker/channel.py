@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agentbus.broker.answers import BatchAnswer, batch_answer
 from agentbus.broker.connection import Argument, Broker
-from agentbus.broker.inbox import BatchAnswer, batch_answer
 from agentbus.broker.keys import ChannelKeys, channel_keys
 from agentbus.broker.scripts import Call, load, run
 from agentbus.errors import BrokerRefused, WrongKeyType

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from agentbus.broker.answers import RawEntry, raw_entry
 from agentbus.broker.connection import Argument, Link
-from agentbus.broker.inbox import Inbox, RawEntry, raw_entry
+from agentbus.broker.inbox import Inbox
 from agentbus.broker.keys import GROUP, SOURCES
 
 

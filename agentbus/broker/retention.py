@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from agentbus.broker.archiving import ArchiveSwitch
 from agentbus.broker.connection import Argument, Broker
-from agentbus.broker.inbox import TRIM_STEP, Inbox
+from agentbus.broker.inbox import Inbox
+from agentbus.broker.inbox_care import TRIM_STEP
 from agentbus.broker.keys import SOURCES, channel_keys
 from agentbus.broker.policies import parse_policy, read_policy
 from agentbus.broker.scripts import Call, load, run

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agentbus.broker.answers import Burial, Joined, RawEntry, Reclaimed, raw_entry
 from agentbus.broker.carry import Carrier, Death, Origin
 from agentbus.broker.connection import Argument, Broker, Link
-from agentbus.broker.inbox import Burial, Joined, RawEntry, Reclaimed, raw_entry
 from agentbus.broker.keys import SubscriberKeys, subscriber_keys
 from agentbus.broker.scripts import Call, load, run
 from agentbus.errors import BrokerRefused, NoSuchCursor, StaleDelivery

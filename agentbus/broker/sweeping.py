@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agentbus.broker.answers import Promoted, promoted
 from agentbus.broker.connection import Argument, Broker
-from agentbus.broker.inbox import Inbox, Promoted, promoted
+from agentbus.broker.inbox import Inbox
 from agentbus.broker.scripts import Call, run_all
 from agentbus.broker.wake import whole
 from agentbus.errors import BrokerError, BrokerUnavailable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from agentbus.broker.inbox import FATAL_CRASHES
+from agentbus.broker.inbox_care import FATAL_CRASHES
 from agentbus.errors import MalformedMessage
 from agentbus.message.address_policy import LOOP_LIMITS, Policy
 from agentbus.message.codec import decode

@@ -12,7 +12,7 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 
-from agentbus.broker.inbox import RawEntry
+from agentbus.broker.answers import RawEntry
 from agentbus.errors import BrokerError, StaleDelivery
 from agentbus.events import Events
 from agentbus.receive.delivery import Source

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from agentbus.broker.inbox import RawEntry
+from agentbus.broker.answers import RawEntry
 from agentbus.receive.lease import Lease
 from agentbus.receive.place import Place
 from agentbus.receive.workload import Workload

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from agentbus.broker.inbox import RawEntry
+from agentbus.broker.answers import RawEntry
 from agentbus.broker.subscription import Gap
 from agentbus.errors import AlreadySettled
 from agentbus.message.codec import validate_content

@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from agentbus.broker.inbox import RawEntry
+from agentbus.broker.answers import RawEntry
 from agentbus.broker.keys import addresses
 from agentbus.broker.wake import Announcer
 from agentbus.errors import (

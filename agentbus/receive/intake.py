@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from agentbus.broker.answers import RawEntry
 from agentbus.broker.connection import Broker
-from agentbus.broker.inbox import Inbox, RawEntry
+from agentbus.broker.inbox import Inbox
 from agentbus.broker.parked_read import park
 from agentbus.errors import BrokerError, BrokerRefused, GroupMissing, StaleDelivery
 from agentbus.events import Events

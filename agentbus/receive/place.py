@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
+from agentbus.broker.answers import Burial, Joined, RawEntry, Reclaimed
 from agentbus.broker.connection import Link
-from agentbus.broker.inbox import Burial, Joined, RawEntry, Reclaimed
 from agentbus.broker.scripts import Call
 
 

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from agentbus.broker.inbox import Burial
+from agentbus.broker.answers import Burial
 from agentbus.broker.wake import Announcer
 from agentbus.errors import BrokerError, BrokerOutOfMemory, BrokerUnavailable, StaleDelivery
 from agentbus.events import Events

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+from agentbus.broker.answers import BatchAnswer
 from agentbus.broker.durability import Durabilities
-from agentbus.broker.inbox import BatchAnswer
 from agentbus.broker.wake import Announcer
 from agentbus.errors import BrokerError, BrokerOutOfMemory, BrokerUnavailable, PublishRefused
 from agentbus.events import Events

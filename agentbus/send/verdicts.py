@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentbus.broker.inbox import BatchAnswer
+from agentbus.broker.answers import BatchAnswer
 from agentbus.errors import (
     KeyConflict,
     LoopDetected,

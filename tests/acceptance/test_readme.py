@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agentbus import AgentSettings, PublisherSettings
-from agentbus.broker.inbox import FATAL_CRASHES
+from agentbus.broker.inbox_care import FATAL_CRASHES
 from agentbus.message.durations import seconds
 from agentbus.message.policy import ALLOWANCE_MS
 from tests.acceptance.pages import blocks, shell_lines

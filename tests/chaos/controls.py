@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 from agentbus import Bus
+from agentbus.broker.answers import BatchAnswer
 from agentbus.broker.embedded import ServerBinary
-from agentbus.broker.inbox import BatchAnswer
 from agentbus.errors import BrokerUnavailable
 from agentbus.message.topics import Destination
 from agentbus.send.address_queue import AddressQueue

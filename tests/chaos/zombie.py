@@ -11,8 +11,9 @@ import contextlib
 from collections.abc import Awaitable
 from pathlib import Path
 
+from agentbus.broker.answers import RawEntry
 from agentbus.broker.connection import Broker, ConnectionSettings
-from agentbus.broker.inbox import Inbox, RawEntry
+from agentbus.broker.inbox import Inbox
 from agentbus.broker.scripts import run as run_script
 from agentbus.errors import BrokerUnavailable, StaleDelivery
 from agentbus.receive.incarnation import consumer_name

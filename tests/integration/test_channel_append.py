@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import redis.asyncio
 
+from agentbus.broker.answers import BatchAnswer
 from agentbus.broker.channel import Channel
 from agentbus.broker.connection import Broker, ConnectionSettings
-from agentbus.broker.inbox import BatchAnswer
 from agentbus.broker.keys import ChannelKeys, channel_keys
 from agentbus.broker.scripts import load
 from agentbus.bus import Bus

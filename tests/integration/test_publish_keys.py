@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from agentbus.broker.inbox import RawEntry
+from agentbus.broker.answers import RawEntry
 from agentbus.errors import KeyConflict, PublishRefused, QueueFull
 from agentbus.send.stored import Stored
 from agentbus.testing import BrokerForTests

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from agentbus.broker.inbox import BatchAnswer
+from agentbus.broker.answers import BatchAnswer
 from agentbus.errors import KeyConflict, PublishTimeout, QueueFull
 from agentbus.send.stored import Stored
 from agentbus.testing import BrokerForTests

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from agentbus.broker.answers import Burial
 from agentbus.broker.dead_letters import LetterBox, RawLetter, server_ms
-from agentbus.broker.inbox import Burial
 from agentbus.broker.inspection.inbox_view import inspect_inbox
 from agentbus.dead_letters.letter import read_state
 from agentbus.testing import BrokerForTests

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from agentbus.broker.inbox import RawEntry
+from agentbus.broker.answers import RawEntry
 from agentbus.errors import BrokerError
 from agentbus.testing import BrokerForTests
 from tests.inboxes import InboxBench, bench, ids

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agentbus.broker.answers import RawEntry
 from agentbus.broker.embedded import PrivateBroker
-from agentbus.broker.inbox import RawEntry
 from tests.inboxes import InboxBench, bench, ids
 
 HOUR_MS = 3_600_000

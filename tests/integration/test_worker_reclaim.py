@@ -12,7 +12,7 @@ import pytest
 
 from agentbus import Agent, AgentSettings, Bus, BusSettings
 from agentbus.broker.embedded import PrivateBroker
-from agentbus.broker.inbox import FATAL_CRASHES
+from agentbus.broker.inbox_care import FATAL_CRASHES
 from agentbus.message.reply_address import Wants
 from agentbus.receive.lease import clock
 from agentbus.receive.takeover import Judge, Takeover

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, cast
 
 from agentbus import Context, Message
-from agentbus.broker.inbox import Inbox, RawEntry
+from agentbus.broker.answers import RawEntry
+from agentbus.broker.inbox import Inbox
 from agentbus.message.current import current_message
 from agentbus.receive.delivery import Delivery, Source
 

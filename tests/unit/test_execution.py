@@ -9,7 +9,8 @@ from typing import Any, cast
 import pytest
 
 from agentbus import Agent, Defer, Reject, Retry
-from agentbus.broker.inbox import Inbox, RawEntry
+from agentbus.broker.answers import RawEntry
+from agentbus.broker.inbox import Inbox
 from agentbus.message.address_policy import Policy
 from agentbus.receive.delivery import Delivery, Source
 from agentbus.receive.execution import Execution, Surroundings

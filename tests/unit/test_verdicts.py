@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from agentbus.broker.inbox import BatchAnswer
+from agentbus.broker.answers import BatchAnswer
 from agentbus.send.batch import Batch, freeze
 from agentbus.send.envelope import PublishOptions, Sender, compose
 from agentbus.send.stored import Waiting

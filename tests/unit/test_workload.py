@@ -8,7 +8,8 @@ import time
 from types import SimpleNamespace
 from typing import Any, cast
 
-from agentbus.broker.inbox import Inbox, RawEntry
+from agentbus.broker.answers import RawEntry
+from agentbus.broker.inbox import Inbox
 from agentbus.receive.delivery import Delivery, Source
 from agentbus.receive.suspects import SuspectGate
 from agentbus.receive.workload import Workload
