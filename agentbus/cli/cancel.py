@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from agentbus.cli.options import AsJson, Prefix, Url
+from agentbus.cli.options import AsJson, InWhoseName, Prefix, Url
 
 
 def cancel(
@@ -14,7 +14,7 @@ def cancel(
     address: Annotated[
         str | None, typer.Option("--address", "-a", help="Only at this inbox; far quicker.")
     ] = None,
-    sender: Annotated[str | None, typer.Option("--from", help="In whose name; AGENTBUS_AGENT.")] = None,
+    sender: InWhoseName = None,
     url: Url = None,
     prefix: Prefix = None,
     as_json: AsJson = False,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from agentbus.cli.options import AsJson, Prefix, Url
+from agentbus.cli.options import AsJson, Cursor, Prefix, Url
 
 _HELP = """Say something to one agent, and read what was said.
 
@@ -46,9 +46,7 @@ def show(
     other: _Other,
     me: _Me = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Messages of one page.")] = 20,
-    cursor: Annotated[
-        str | None, typer.Option("--cursor", help="Go on with the next page; the last one names it.")
-    ] = None,
+    cursor: Cursor = None,
     url: Url = None,
     prefix: Prefix = None,
     as_json: AsJson = False,

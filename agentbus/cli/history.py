@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from agentbus.cli.options import AsJson, Prefix, Url
+from agentbus.cli.options import AsJson, Correlation, Cursor, MessageType, Prefix, SentBy, Url
 
 
 def history(  # noqa: PLR0913 - each is one option on the command line
@@ -20,13 +20,9 @@ def history(  # noqa: PLR0913 - each is one option on the command line
     until: Annotated[
         str | None, typer.Option("--until", help="Ended before this time. Leaves out what has not ended.")
     ] = None,
-    message_type: Annotated[
-        str | None, typer.Option("--type", help="A message type, or task.* for all that begin so.")
-    ] = None,
-    sender: Annotated[str | None, typer.Option("--from", help="The name of the sending agent.")] = None,
-    correlation: Annotated[
-        str | None, typer.Option("--correlation", help="A conversation: the correlation id.")
-    ] = None,
+    message_type: MessageType = None,
+    sender: SentBy = None,
+    correlation: Correlation = None,
     grep: Annotated[
         str | None, typer.Option("--grep", help="Text in the body, in upper or lower case.")
     ] = None,
@@ -40,9 +36,7 @@ def history(  # noqa: PLR0913 - each is one option on the command line
     oldest: Annotated[bool, typer.Option("--oldest", help="Begin with the oldest.")] = False,
     limit: Annotated[int, typer.Option("--limit", "-n", help="Messages of one page; 0 = all pages.")] = 50,
     everything: Annotated[bool, typer.Option("--all", help="All pages, as --limit 0.")] = False,
-    cursor: Annotated[
-        str | None, typer.Option("--cursor", help="Go on with the next page; the last one names it.")
-    ] = None,
+    cursor: Cursor = None,
     url: Url = None,
     prefix: Prefix = None,
     as_json: AsJson = False,

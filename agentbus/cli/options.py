@@ -24,3 +24,18 @@ Prefix = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines, as into a pipe.")]
+
+# --- what commands that read history share ---
+
+MessageType = Annotated[
+    str | None, typer.Option("--type", help="A message type, or task.* for all that begin so.")
+]
+SentBy = Annotated[str | None, typer.Option("--from", help="The name of the sending agent.")]
+Correlation = Annotated[str | None, typer.Option("--correlation", help="A conversation: the correlation id.")]
+Cursor = Annotated[
+    str | None, typer.Option("--cursor", help="Go on with the next page; the last one names it.")
+]
+
+# --- what commands that change something share ---
+
+InWhoseName = Annotated[str | None, typer.Option("--from", help="In whose name; AGENTBUS_AGENT.")]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from agentbus.cli.options import AsJson, Prefix, Url
+from agentbus.cli.options import AsJson, InWhoseName, Prefix, Url
 
 _HELP = """Delete a project and all that belongs to it.
 
@@ -41,7 +41,7 @@ def rm(  # noqa: PLR0913 - each is one option on the command line
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be removed.")] = False,
     keep_archive: Annotated[bool, typer.Option("--keep-archive", help="Leave the archive alone.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    sender: Annotated[str | None, typer.Option("--from", help="In whose name; AGENTBUS_AGENT.")] = None,
+    sender: InWhoseName = None,
     url: Url = None,
     prefix: Prefix = None,
     as_json: AsJson = False,

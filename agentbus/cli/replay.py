@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from agentbus.cli.options import AsJson, Prefix, Url
+from agentbus.cli.options import AsJson, Correlation, MessageType, Prefix, SentBy, Url
 
 
 def replay(  # noqa: PLR0913 - each is one option on the command line
@@ -18,13 +18,9 @@ def replay(  # noqa: PLR0913 - each is one option on the command line
     until: Annotated[
         str | None, typer.Option("--until", help="Up to this time; left out: up to now.")
     ] = None,
-    message_type: Annotated[
-        str | None, typer.Option("--type", help="A message type, or task.* for all that begin so.")
-    ] = None,
-    sender: Annotated[str | None, typer.Option("--from", help="The name of the sending agent.")] = None,
-    correlation: Annotated[
-        str | None, typer.Option("--correlation", help="A conversation: the correlation id.")
-    ] = None,
+    message_type: MessageType = None,
+    sender: SentBy = None,
+    correlation: Correlation = None,
     limit: Annotated[int | None, typer.Option("--limit", "-n", help="At most so many messages.")] = None,
     rate: Annotated[float | None, typer.Option("--rate", help="Messages a second at most.")] = None,
     replay_id: Annotated[
