@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-import redis.asyncio
 
 from agentbus import Bus, BusSettings, PublisherSettings, PublishTimeout
 from agentbus.bindings import companion as companion_module
@@ -29,21 +28,9 @@ Unique = Callable[[str], str]
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    quicken(monkeypatch)
-
-
-@pytest.fixture
 async def bus(broker: BrokerForTests, unique: Unique) -> AsyncIterator[Bus]:
     async with Bus(broker.url, agent="sender", settings=BusSettings(prefix=unique("bound"))) as opened:
         yield opened
-
-
-@pytest.fixture
-async def client(broker: BrokerForTests) -> AsyncIterator[Any]:
-    opened = redis.asyncio.Redis.from_url(broker.url, protocol=2)
-    yield opened
-    await opened.aclose()
 
 
 @asynccontextmanager

@@ -10,20 +10,14 @@ from itertools import count
 from typing import Any
 
 import pytest
-import redis.asyncio
 
 from agentbus import Agent, Bus, BusSettings, Message, RefusedCopy
 from agentbus.bindings import table
 from agentbus.testing import BrokerForTests
 from tests.agents.waiting import eventually
-from tests.bindings import bind_before_anybody_asked, collector, consenting, contents, quicken
+from tests.bindings import bind_before_anybody_asked, collector, consenting, contents
 
 Unique = Callable[[str], str]
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    quicken(monkeypatch)
 
 
 @pytest.fixture
@@ -37,13 +31,6 @@ async def sender(broker: BrokerForTests, bus: Bus) -> AsyncIterator[Bus]:
     """Another publisher, with a table of its own."""
     async with Bus(broker.url, agent="sender", settings=bus.settings) as opened:
         yield opened
-
-
-@pytest.fixture
-async def client(broker: BrokerForTests) -> AsyncIterator[Any]:
-    opened = redis.asyncio.Redis.from_url(broker.url, protocol=2)
-    yield opened
-    await opened.aclose()
 
 
 @pytest.mark.usefixtures("quick")

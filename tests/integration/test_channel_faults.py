@@ -28,12 +28,6 @@ LEASE = {"lease": 2.0}
 
 
 @pytest.fixture
-async def bus(broker: BrokerForTests) -> AsyncIterator[Bus]:
-    async with Bus(broker.url, agent="tester") as opened:
-        yield opened
-
-
-@pytest.fixture
 def channel(unique: Unique) -> str:
     return f"channel.{unique('design')}"
 

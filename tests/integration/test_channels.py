@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,12 +27,6 @@ from tests.agents.look import Look
 from tests.agents.waiting import eventually, stays
 
 Unique = Callable[[str], str]
-
-
-@pytest.fixture
-async def bus(broker: BrokerForTests) -> AsyncIterator[Bus]:
-    async with Bus(broker.url, agent="tester") as opened:
-        yield opened
 
 
 @pytest.fixture

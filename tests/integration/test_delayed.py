@@ -5,22 +5,13 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable
-
-import pytest
+from collections.abc import Callable
 
 from agentbus import Agent, AgentSettings, Bus, Context, Retry
-from agentbus.testing import BrokerForTests
 from tests.agents.look import Look
 from tests.agents.waiting import eventually, stays
 
 Unique = Callable[[str], str]
-
-
-@pytest.fixture
-async def bus(broker: BrokerForTests) -> AsyncIterator[Bus]:
-    async with Bus(broker.url, agent="tester") as opened:
-        yield opened
 
 
 async def test_a_delay_of_50_ms_reaches_an_idle_pool_in_time(bus: Bus, unique: Unique) -> None:

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 
 from agentbus import Agent, AgentSettings, Bus
 from agentbus.message.policy import PRIORITIES
-from agentbus.testing import BrokerForTests
 from tests.agents.look import Look
 from tests.agents.waiting import eventually, stays
 
 Unique = Callable[[str], str]
-
-
-@pytest.fixture
-async def bus(broker: BrokerForTests) -> AsyncIterator[Bus]:
-    async with Bus(broker.url, agent="tester") as opened:
-        yield opened
 
 
 @pytest.fixture

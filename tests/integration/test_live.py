@@ -18,27 +18,14 @@ from agentbus.testing import BrokerForTests
 from tests.acceptance.pages import shell_lines
 from tests.acceptance.programs import ROOT
 from tests.agents.waiting import eventually
-from tests.bindings import quicken
 
 Unique = Callable[[str], str]
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    quicken(monkeypatch)
 
 
 @pytest.fixture
 async def bus(broker: BrokerForTests, unique: Unique) -> AsyncIterator[Bus]:
     async with Bus(broker.url, agent="watcher", settings=BusSettings(prefix=unique("live"))) as opened:
         yield opened
-
-
-@pytest.fixture
-async def client(broker: BrokerForTests) -> AsyncIterator[Any]:
-    opened = redis.asyncio.Redis.from_url(broker.url, protocol=2)
-    yield opened
-    await opened.aclose()
 
 
 async def _take(events: Watch, many: int) -> list[Any]:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,12 +25,6 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(60)]
 LEASE = {"lease": 2.0}
 #: Heartbeats within which the work of a dead process runs elsewhere, with this lease.
 RECOVERY_SECONDS = 5.0
-
-
-@pytest.fixture
-async def bus(broker: BrokerForTests) -> AsyncIterator[Bus]:
-    async with Bus(broker.url, agent="tester") as opened:
-        yield opened
 
 
 @pytest.fixture

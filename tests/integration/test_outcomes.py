@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,18 +25,11 @@ from agentbus import (
     Reject,
     Retry,
 )
-from agentbus.testing import BrokerForTests
 from tests.agents.look import Look
 from tests.agents.waiting import eventually
 
 SOON = Retry(max_retries=2, retry_delay=0.01)
 Unique = Callable[[str], str]
-
-
-@pytest.fixture
-async def bus(broker: BrokerForTests) -> AsyncIterator[Bus]:
-    async with Bus(broker.url, agent="tester") as opened:
-        yield opened
 
 
 @pytest.fixture

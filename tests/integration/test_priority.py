@@ -5,24 +5,17 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from agentbus import Agent, Bus
 from agentbus.message.policy import ALLOWANCE_MS, PRIORITIES, Priority
-from agentbus.testing import BrokerForTests
 from tests.agents.look import Look
 from tests.agents.waiting import eventually
 
 Unique = Callable[[str], str]
-
-
-@pytest.fixture
-async def bus(broker: BrokerForTests) -> AsyncIterator[Bus]:
-    async with Bus(broker.url, agent="tester") as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 
@@ -16,12 +16,6 @@ Unique = Callable[[str], str]
 WEEK_MS = 7 * 86_400_000
 #: Whole nodes of a stream go, a hundred entries each.
 NODES = 200
-
-
-@pytest.fixture
-async def bus(broker: BrokerForTests) -> AsyncIterator[Bus]:
-    async with Bus(broker.url, agent="tester") as opened:
-        yield opened
 
 
 @pytest.fixture
