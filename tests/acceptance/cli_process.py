@@ -1,4 +1,8 @@
-"""Runs ``agentbus`` as a user does: as a process of its own, with pipes, signals and exit codes."""
+"""Runs ``agentbus`` as a user does: as a process of its own, with pipes, signals and exit codes.
+
+The first call of each command in a process of tests starts an interpreter, as a shell does; those after it
+are forked from one that has loaded everything, see `cli_nursery`.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +17,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.acceptance.cli_nursery import nursery
+
 ROOT = Path(__file__).parents[2]
 _SECONDS = 30.0
 #: What would lead a command to another broker than the test's.
 _FOREIGN = ("AGENTBUS_URL", "AGENTBUS_PREFIX", "AGENTBUS_AGENT", "AGENTBUS_HOME")
 
 Finished = subprocess.CompletedProcess[str]
+#: Commands that this process of tests has started with an interpreter of their own.
+_started: set[str] = set()
 
 
 class CommandLine:
@@ -33,6 +41,10 @@ class CommandLine:
 
     def __call__(self, *arguments: str, stdin: str = "") -> Finished:
         """Run a command to its end."""
+        name = next((each for each in arguments if not each.startswith("-")), "")
+        if name in _started:
+            return nursery().run(arguments, self.folder, self.environment, stdin, _SECONDS)
+        _started.add(name)
         return subprocess.run(
             [sys.executable, "-m", "agentbus.cli", *arguments],
             cwd=self.folder, env=self.environment, input=stdin, capture_output=True, text=True,

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from tests.acceptance.cli_process import CommandLine
 
 _SECONDS = 30.0
+_LOOKS = {"TERM": "dumb", "COLUMNS": "120", "LINES": "40"}
 #: Makes standard input the terminal that sends Ctrl-C as a signal, then becomes the command.
 _TAKE_TERMINAL = (
     "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
@@ -36,7 +37,7 @@ def on_terminal(
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", _TAKE_TERMINAL, sys.executable, "-m", "agentbus.cli", *arguments],
-        cwd=command.folder, env={**command.environment, "TERM": "dumb", "COLUMNS": "120", **environment},
+        cwd=command.folder, env={**command.environment, **_LOOKS, **environment},
         stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
     )  # fmt: skip
     os.close(theirs)
