@@ -12,7 +12,6 @@ import redis
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from agentbus.broker import inbox as inbox_module
 from agentbus.broker.answers import RawEntry
 from agentbus.broker.cancelling import Cancelling, Spot
 from agentbus.broker.connection import Broker, ConnectionSettings
@@ -20,6 +19,7 @@ from agentbus.broker.inbox import Inbox
 from agentbus.broker.inspection.look import format_id
 from agentbus.broker.keys import SOURCES
 from agentbus.broker.parked_read import park
+from agentbus.broker.scripts import run
 from agentbus.errors import BrokerRefused, StaleDelivery
 from agentbus.message.policy import PRIORITIES
 from tests.model import LONG_MS, SHORT_MS, InboxModel, Message, Wish, parse_id
@@ -217,7 +217,7 @@ class InboxMachine(RuleBasedStateMachine):
         if name is None:
             return
         call = self.inbox.beat(name, 3, phase)
-        accepted = self.run(inbox_module.run(self.broker, call))[0] == 1
+        accepted = self.run(run(self.broker, call))[0] == 1
         assert accepted == (name in self.model.alive)
         before = self.model.alive.get(name)
         if before is not None:

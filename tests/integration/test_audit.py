@@ -28,6 +28,12 @@ async def bus(broker: BrokerForTests) -> AsyncIterator[Bus]:
         yield opened
 
 
+@pytest.fixture(autouse=True)
+def quick_audit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look every half second instead of every three: what is found is found by the same look."""
+    monkeypatch.setattr("agentbus.receive.audit.AUDIT_INTERVAL", 0.5)
+
+
 @pytest.fixture
 async def proxy(broker: BrokerForTests) -> AsyncIterator[Proxy]:
     async with Proxy(broker.url) as opened:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from agentbus.broker import inbox as inbox_module
+from agentbus.broker import inbox_care
 from agentbus.broker.embedded import PrivateBroker
 from tests.inbox_machine import STEP, InboxMachine
 
@@ -25,7 +25,7 @@ PHASES = [Phase.generate] if "AGENTBUS_MODEL_RAW" in os.environ else list(Phase)
 def drive(private_broker: Callable[..., PrivateBroker], monkeypatch: Any, examples: int, steps: int) -> None:
     # Nodes of two entries, so that trim has something to remove among a few entries.
     server = private_broker(config={"stream-node-max-entries": "2"}, appendonly=False)
-    monkeypatch.setattr(inbox_module, "RECLAIM_STEP", STEP)
+    monkeypatch.setattr(inbox_care, "RECLAIM_STEP", STEP)
     machine = type("InboxMachineOnServer", (InboxMachine,), {"url": server.url})
     run_state_machine_as_test(
         machine,

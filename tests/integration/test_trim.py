@@ -105,7 +105,10 @@ async def test_outcomes_go_with_the_entries_they_speak_of(bus: Bus, name: str) -
     assert int(await look.broker.execute("XLEN", look.keys.outcomes)) < before / 2
 
 
-async def test_subscribers_trim_what_they_serve(broker: BrokerForTests, name: str) -> None:
+async def test_subscribers_trim_what_they_serve(
+    broker: BrokerForTests, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentbus.receive.housekeeping.TRIM_INTERVAL", 0.5)
     settings = BusSettings(retention=RetentionSettings(messages=50))
     agent = Agent(name)
 

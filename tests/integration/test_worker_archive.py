@@ -339,9 +339,10 @@ async def test_an_address_fills_up_while_the_archive_is_away_and_empties_when_it
 
 
 async def test_subscribers_keep_history_for_the_archive(
-    broker: BrokerForTests, unique: Unique, postgres_dsn: str
+    broker: BrokerForTests, unique: Unique, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the role retention, the subscribers of an address trim it: they wait for the archive too."""
+    monkeypatch.setattr("agentbus.receive.housekeeping.TRIM_INTERVAL", 0.5)
     name = unique("worker")
     settings = BusSettings(prefix=unique("p"), retention=RetentionSettings(messages=10))
     agent = Agent(name)
@@ -359,8 +360,8 @@ async def test_subscribers_keep_history_for_the_archive(
                 return (await look.lengths())["normal"] == 1000
 
             await eventually(lambda: caught_up_count(look, 1000))
-            # Longer than the pause between two trims.
-            await stays(all_are_there, 7.0, pause=0.5)
+            # Longer than the pause between two trims, several times.
+            await stays(all_are_there, 2.0)
             async with working(bus, Archive, archive=postgres_dsn):
                 await eventually(lambda: caught_up(bus, name, 1000))
 
