@@ -126,7 +126,7 @@ async def test_eight_reclaimers_race_and_every_message_is_moved_once(bus: Bus, n
 
 
 async def test_a_takeover_that_dies_half_way_is_finished_by_the_next(bus: Bus, name: str) -> None:
-    agent, look, done = Agent(name), Look(bus, name), []
+    agent, look, done = Agent(name, settings=AgentSettings(lease=2.0)), Look(bus, name), []
 
     @agent.on("task")
     async def handle(body: int) -> None:
