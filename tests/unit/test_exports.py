@@ -29,3 +29,18 @@ def test_importing_the_package_loads_neither_driver_nor_pydantic() -> None:
     code = "import sys, agentbus; print(sorted({'redis', 'pydantic', 'orjson'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_importing_the_bus_loads_no_room_that_only_some_calls_need() -> None:
+    rooms = {
+        f"agentbus.{name}"
+        for name in (
+            "archive", "broker.embedded", "broker.inspection", "cancellation", "channels", "dead_letters",
+            "declarations", "history", "projects", "receive.execution", "recipients.sending", "replay",
+            "schedules", "status",
+        )
+    }  # fmt: skip
+    unwanted = sorted(rooms | {"croniter", "psycopg", "pydantic", "rich", "typer"})
+    code = f"import sys, agentbus.bus; print([name for name in {unwanted} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
