@@ -12,9 +12,11 @@ import importlib
 import json
 import os
 import pkgutil
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,12 +40,11 @@ class Nursery:
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
                 pass_fds=[theirs.fileno()],
             )
-        self._replies = self._line.makefile("r")
+        self._one_order = threading.Lock()
         atexit.register(self.close)
 
     def close(self) -> None:
         """End it: nobody is at the other end of its line any more."""
-        self._replies.close()
         self._line.close()
         self._process.wait(10)
 
@@ -51,24 +52,26 @@ class Nursery:
         self, arguments: Sequence[str], folder: Path, environment: dict[str, str], stdin: str, seconds: float
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, as `subprocess.run` does."""
-        pipes = [os.pipe() for _ in range(3)]
-        (its_in, feed), (out, its_out), (err, its_err) = pipes
-        order = {"arguments": list(arguments), "folder": str(folder), "environment": environment}
-        socket.send_fds(self._line, [b"\n"], [its_in, its_out, its_err])
-        self._line.sendall(json.dumps(order).encode() + b"\n")
+        (its_in, feed), (out, its_out), (err, its_err) = (os.pipe() for _ in range(3))
+        mine, its = socket.socketpair()
+        with self._one_order:
+            socket.send_fds(self._line, [b"."], [its_in, its_out, its_err, its.fileno()])
+        its.close()
         for number in (its_in, its_out, its_err):
             os.close(number)
-        pid = int(self._replies.readline())
-        with ThreadPoolExecutor(3) as threads:
+        order = {"arguments": list(arguments), "folder": str(folder), "environment": environment}
+        with mine, mine.makefile("r") as replies, ThreadPoolExecutor(3) as threads:
+            mine.sendall(json.dumps(order).encode() + b"\n")
+            pid = int(replies.readline())
             fed = threads.submit(_feed, feed, stdin)
             read = [threads.submit(_read, number) for number in (out, err)]
             try:
                 texts = [each.result(timeout=seconds) for each in read]
             except TimeoutError:
-                os.kill(pid, 9)
+                os.kill(pid, signal.SIGKILL)
                 raise subprocess.TimeoutExpired(list(arguments), seconds) from None
             fed.result()
-        return subprocess.CompletedProcess(list(arguments), int(self._replies.readline()), *texts)
+            return subprocess.CompletedProcess(list(arguments), int(replies.readline()), *texts)
 
 
 @cache
@@ -105,22 +108,34 @@ def _load() -> None:
 
 
 def _serve(line: socket.socket) -> None:
-    """Fork a command for each order; returns in the child, which then is the command."""
-    with line.makefile("r") as orders:
-        while True:
-            begun, numbers, _, _ = socket.recv_fds(line, 1, 3)
-            if not begun:
-                sys.exit()
-            order = json.loads(orders.readline())
-            pid = os.fork()
-            if pid == 0:
-                break
+    """Fork for each order; returns in the child, which then is the command."""
+    # Nobody waits for those who wait for a command.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        begun, numbers, _, _ = socket.recv_fds(line, 1, 4)
+        if not begun:
+            sys.exit()
+        if os.fork() == 0:
+            line.close()
+            return _begin(socket.socket(fileno=numbers.pop()), numbers)
+        for number in numbers:
+            os.close(number)
+
+
+def _begin(line: socket.socket, numbers: Sequence[int]) -> None:
+    """Fork the command, wait for it and tell how it ended; returns in the command."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    with line, line.makefile("r") as orders:
+        order = json.loads(orders.readline())
+        pid = os.fork()
+        if pid:
+            # Whoever reads what it writes would wait for the end of this one too.
             for number in numbers:
                 os.close(number)
             line.sendall(b"%d\n" % pid)
             _, status = os.waitpid(pid, 0)
             line.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
-    line.close()
+            os._exit(0)
     _become(order, numbers)
 
 
