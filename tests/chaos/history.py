@@ -44,7 +44,7 @@ class Record:
     note: str = ""
     #: The id of a dead letter.
     letter: str = ""
-    #: Of several agents that read one channel: which one.
+    #: Of several agents: which one; of a sender's line: whom it speaks of, if not of the message itself.
     agent: str = ""
     #: The channel that a message was published on.
     channel: str = ""
@@ -70,7 +70,7 @@ class History:
         os.write(self._file, self._line(event, values))
 
     def write_many(self, event: str, many: Iterable[dict[str, object]]) -> None:
-        """Write one line for each item, all at once."""
+        """Write one line for each item, all at once; an item may name another event of its own."""
         os.write(self._file, b"".join([self._line(event, values) for values in many]))
 
     def _line(self, event: str, values: dict[str, object]) -> bytes:

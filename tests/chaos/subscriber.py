@@ -1,4 +1,4 @@
-"""A subscriber process: reads channels and writes down each begin and end, and where it came from."""
+"""A process of an agent that reads channels or its inbox: writes down each begin and end, and its place."""
 
 from __future__ import annotations
 
@@ -17,17 +17,29 @@ async def run(
     url: str,
     folder: str,
     name: str,
-    channels: list[str],
+    channels: list[str] | None = None,
+    types: list[str] | None = None,
+    binds: list[str] | None = None,
+    copies_to: list[str] | None = None,
     concurrency: int = 1,
     fails: bool = False,
     lease: float = 2.0,
     seed: str = "",
 ) -> None:
-    """Serve the agent ``name`` until SIGTERM; with ``fails`` some of its handlers do."""
+    """Serve the agent ``name`` until SIGTERM; with ``fails`` some of its handlers do.
+
+    It handles the message ``types`` of its inbox, and ``channels`` one message after the other unless
+    ``concurrency`` is more.
+    """
     history = History(Path(folder), "subscriber")
-    agent = Agent(name, settings=AgentSettings(lease=lease))
+    agent = Agent(name, settings=AgentSettings(lease=lease, copies_to=copies_to))
     reading = _Reading(name, history, seed if fails else "")
-    for channel in channels:
+    for message_type in types or ():
+        agent.on(message_type, retry=Retry(max_retries=5, retry_delay=0.1))(reading.handle)
+    for pattern in binds or ():
+        # Declared before serving: it holds when the agent is ready.
+        agent.bind(pattern)
+    for channel in channels or ():
         agent.on(
             f"{channel}.task", start="beginning", concurrency=concurrency,
             retry=Retry(max_retries=5, retry_delay=0.1),
