@@ -161,11 +161,11 @@ class RecipientsRun:
 
     def _mail(self) -> Mail:
         addresses = [_TEAM, _NEWS]
-        unread = {}
+        unread: dict[tuple[str, str], int] = {}
         for name in ("ada", "ben"):
-            found = asyncio.run(_unread(self._stage.broker.url, name))
-            unread |= found
-            addresses += [conversation for conversation, _ in found]
+            left = asyncio.run(_unread(self._stage.broker.url, name))
+            unread |= left
+            addresses += [conversation for conversation, _ in left]
         with self._stage.client() as client:
             logs = {address: tuple(logged(client, address).values()) for address in addresses}
             dead = {name: frozenset(books.dead_keys(client, INBOX + name)) for name in _AGENTS}

@@ -115,7 +115,7 @@ def _to_be_repeated(error: Exception) -> bool:
 
 def _lines(key: str, answer: Sent | Stored) -> Iterator[dict[str, object]]:
     """Yield that it is stored, then what became of it at each recipient; `History.write_many` takes them."""
-    common = {"key": key, "message_id": answer.message_id}
+    common: dict[str, object] = {"key": key, "message_id": answer.message_id}
     yield common
     if isinstance(answer, Stored):
         for refused in answer.refused_copies:

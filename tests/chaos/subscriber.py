@@ -32,7 +32,8 @@ async def run(
     ``concurrency`` is more.
     """
     history = History(Path(folder), "subscriber")
-    agent = Agent(name, settings=AgentSettings(lease=lease, copies_to=copies_to))
+    allowed = None if copies_to is None else tuple(copies_to)
+    agent = Agent(name, settings=AgentSettings(lease=lease, copies_to=allowed))
     reading = _Reading(name, history, seed if fails else "")
     for message_type in types or ():
         agent.on(message_type, retry=Retry(max_retries=5, retry_delay=0.1))(reading.handle)
