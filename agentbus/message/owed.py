@@ -1,0 +1,79 @@
+"""Copies that are owed: what the address of a message notes with it until they are made. No I/O.
+
+Whoever publishes makes the copies; the note is for those who make them in its place when it dies in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from agentbus.message.copies import Arrival
+from agentbus.message.policy import PRIORITIES
+
+#: How long after it was stored a message's copies are left to its publisher, in ms: as long as one usually
+#: tries. Somebody else who tries meanwhile does what was done, and does no harm.
+GRACE_MS = 30_000
+#: Options of the publish script on which the copies depend.
+_KEPT = ("key", "delay", "at", "ttl")
+
+
+@dataclass(frozen=True, slots=True)
+class Debt:
+    """The copies of one message that are owed."""
+
+    arrival: Arrival
+    #: Who should have them.
+    agents: tuple[str, ...]
+
+
+def owed_note(
+    message_id: str, topic: str, lane: int, option: Mapping[str, Any], agents: Sequence[str]
+) -> dict[str, Any]:
+    """Return what a script is told of a message whose copies are owed from the moment it is stored."""
+    about = {"topic": topic, "priority": PRIORITIES[lane]}
+    about |= {name: option[name] for name in _KEPT if name in option}
+    # Names have no commas. The script takes the rest as it is: it changes the list, and reads nothing else.
+    return {
+        "id": message_id,
+        "agents": ",".join(agents),
+        "about": orjson.dumps(about).decode(),
+        "grace": GRACE_MS,
+    }
+
+
+def text_of(record: bytes) -> bytes:
+    """Return the envelope of the message of which a stored record says that its copies are owed."""
+    return record.partition(b"\n")[2]
+
+
+def parse_debt(address: str, message_id: str, record: bytes, until: float) -> Debt | None:
+    """Return what a stored record says; None for one that is none: somebody's hand wrote or removed it.
+
+    ``until`` is the loop time until which the copies are tried.
+    """
+    try:
+        head, _, text = record.partition(b"\n")
+        stored_ms, place, agents, about = head.decode().split(" ", 3)
+        known = orjson.loads(about)
+        delay_ms, at_ms = known.get("delay"), known.get("at")
+        arrival = Arrival(
+            topic=known["topic"],
+            address=address,
+            message_id=message_id,
+            text=text,
+            priority=PRIORITIES[PRIORITIES.index(known["priority"])],
+            until=until,
+            place=None if place == "-" else place,
+            key=known.get("key"),
+            at_ms=at_ms if delay_ms is None else int(stored_ms) + delay_ms,
+            ttl_ms=known.get("ttl"),
+            stored_ms=int(stored_ms),
+        )
+        orjson.loads(text)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return Debt(arrival, tuple(agents.split(",")))
