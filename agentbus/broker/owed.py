@@ -93,8 +93,15 @@ class DebtStore:
 
     async def strike(self, address: str, items: Iterable[tuple[str, Sequence[str]]]) -> int:
         """Strike off copies: (message id, agents; none means all); returns how many messages ended."""
-        arguments = [word for message_id, agents in items for word in (message_id, ",".join(agents))]
-        return int(await self._run("strike", address, *arguments)) if arguments else 0
+        whole, partly = list[str](), list[str]()
+        for message_id, agents in items:
+            if agents:
+                partly += (message_id, ",".join(agents))
+            else:
+                whole.append(message_id)
+        if not whole and not partly:
+            return 0
+        return int(await self._run("strike", address, len(whole), *whole, *partly))
 
     async def older_than(self, addresses: Sequence[str], age_ms: int) -> list[int | BrokerError]:
         """Return, for each address, of how many messages copies have been overdue for so long."""

@@ -30,19 +30,48 @@ class Debt:
     agents: tuple[str, ...]
 
 
-def owed_note(
-    message_id: str, topic: str, lane: int, option: Mapping[str, Any], agents: Sequence[str]
-) -> dict[str, Any]:
-    """Return what a script is told of a message whose copies are owed from the moment it is stored."""
+class Ledger:
+    """What a script is told of a batch of which copies are owed from the moment it is stored."""
+
+    def __init__(self) -> None:
+        self._ids: list[str] = []
+        #: Note to its number. Most messages of a batch have the same one.
+        self._notes: dict[str, int] = {}
+        self._of: list[int] = []
+        #: The last plain message's topic and priority, and the number of its note.
+        self._plain: tuple[str, int, int] = ("", 0, 0)
+
+    def skip(self) -> None:
+        """Enter the next message of the batch: of this one no copies are owed."""
+        self._ids.append("")
+        self._of.append(1)
+
+    def enter(
+        self, message_id: str, topic: str, lane: int, option: Mapping[str, Any] | None, agents: Sequence[str]
+    ) -> None:
+        """Enter the next message of the batch, of which copies are owed."""
+        plain, number = self._plain, 0
+        if option is None and plain[:2] == (topic, lane):
+            number = plain[2]
+        else:
+            note = _note(topic, lane, option or {}, agents)
+            number = self._notes.setdefault(note, len(self._notes) + 1)
+            if option is None:
+                self._plain = (topic, lane, number)
+        self._ids.append(message_id)
+        self._of.append(number)
+
+    def told(self) -> dict[str, Any]:
+        """Return it as the scripts take it, see ``include/owe.lua``."""
+        told = {"ids": self._ids, "notes": list(self._notes), "grace": GRACE_MS}
+        return told if len(self._notes) == 1 else {**told, "of": self._of}
+
+
+def _note(topic: str, lane: int, option: Mapping[str, Any], agents: Sequence[str]) -> str:
     about = {"topic": topic, "priority": PRIORITIES[lane]}
     about |= {name: option[name] for name in _KEPT if name in option}
-    # Names have no commas. The script takes the rest as it is: it changes the list, and reads nothing else.
-    return {
-        "id": message_id,
-        "agents": ",".join(agents),
-        "about": orjson.dumps(about).decode(),
-        "grace": GRACE_MS,
-    }
+    # Names have no commas. Scripts change the list, and take the rest as it is.
+    return f"{','.join(agents)} {orjson.dumps(about).decode()}"
 
 
 def text_of(record: bytes) -> bytes:

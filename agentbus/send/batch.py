@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from agentbus.message.address_policy import LOOP_LIMITS
-from agentbus.message.owed import owed_note
+from agentbus.message.owed import Ledger
 from agentbus.send.stored import Waiting
 
 _DIGITS = "01234"
@@ -40,13 +40,17 @@ class Batch:
 
     def options_with(self, owed: Mapping[str, Sequence[str]]) -> str:
         """Return the options, and what is owed: copies to these agents, by topic."""
-        notes = {
-            str(index): owed_note(message.message_id, topic, message.lane, message.option or {}, owed[topic])
-            for index, message in enumerate([part.outgoing for part in self.parts], 1)
-            if (topic := message.destination.topic) in owed
-        }
+        ledger = Ledger()
+        for part in self.parts:
+            message = part.outgoing
+            topic = message.destination.topic
+            agents = owed.get(topic)
+            if agents is None:
+                ledger.skip()
+            else:
+                ledger.enter(message.message_id, topic, message.lane, message.option, agents)
         options = orjson.loads(self.options) if self.options else {}
-        return orjson.dumps({**options, "owed": notes}).decode() if notes else self.options
+        return orjson.dumps({**options, "owed": ledger.told()}).decode()
 
 
 def freeze(parts: Sequence[Waiting]) -> Batch:

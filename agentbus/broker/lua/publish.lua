@@ -15,8 +15,8 @@
 -- ARGV   1 position of the first message   2 one digit per message: its lane (0 critical .. 4 background)
 --        3 life of the producer record (ms)   4 most unsettled messages   5 window of keys (ms)
 --        6 options: '' or JSON {"<index>": {id, ttl, delay, at, key, digest, strict, hops, pair}, loops: [most
---          hops, most messages, window], owed: {"<index>": note}} (ms); `loops` where a message has hops,
---          `owed` where copies of one are owed from now on, see include/owe
+--          hops, most messages, window], owed} (ms); `loops` where a message has hops, `owed` where copies of
+--          one are owed from now on, see include/owe
 --        7 nudge channel   8 .. the messages (JSON text)
 -- Returns {'stored', served, durability by policy or '', result …}   in order of the messages: an entry id,
 --         'due <id> <time in ms>', or '!refusal'; the durability goes on with ` <type>=<level>` for each
@@ -52,9 +52,8 @@ end
 if first ~= last + 1 then return {'gap', last} end
 
 local options = ARGV[6] ~= '' and cjson.decode(ARGV[6]) or nil
-local notes = options and options.owed
-local owing = notes and count_owed(KEYS[18], KEYS[19])
 local now = (options or default_ttl or topic_ttls) and now_ms()
+local debts = options and options.owed and debt_book(KEYS[18], KEYS[19], options.owed, now)
 local loops = options and options.loops and loop_guard(KEYS[15], KEYS[16], KEYS[17], options.loops, now)
 local refused, any_refused = {}, false
 local added = {0, 0, 0, 0, 0}
@@ -124,12 +123,12 @@ for i = 1, count do
   local lane = string.byte(digits, i) - 47
   local ttl = topic_ttls and topic_ttls[type_of(ARGV[7 + i])] or default_ttl
   local option = options and options[tostring(i)] or ttl and {}
-  local note = notes and notes[tostring(i)]
+  local owed = debts and debts.has(i)
   local stored
   if room <= 0 then
     stored = unarchived > 0 and string.format('!full archive %d', unarchived) or '!full'
-  elseif note and owing >= limit then
-    stored = string.format('!full owed %d', owing)
+  elseif owed and debts.size >= limit then
+    stored = string.format('!full owed %d', debts.size)
   elseif option then
     stored = store_special(option, lane, ARGV[7 + i], ttl)
   else
@@ -143,10 +142,8 @@ for i = 1, count do
   else
     accepted = accepted + 1
     room = room - 1
-    if note then
-      local place = string.find(stored, '^due ') and '-' or NAMES[lane] .. ':' .. stored
-      owe(KEYS[18], KEYS[19], note, place, ARGV[7 + i], now)
-      owing = owing + 1
+    if owed then
+      debts.add(i, string.find(stored, '^due ') and '-' or NAMES[lane] .. ':' .. stored, ARGV[7 + i])
     end
   end
   results[3 + i] = stored
@@ -155,6 +152,7 @@ end
 redis.call('SET', KEYS[1],
   string.format('%d %d %s', first, first + count - 1, any_refused and cjson.encode(refused) or ''), 'PX', record_ms)
 if loops then loops.finish() end
+if debts then debts.write() end
 if accepted > 0 then redis.call('HINCRBY', KEYS[2], 'accepted', accepted) end
 for lane = 1, 5 do
   if added[lane] > 0 then

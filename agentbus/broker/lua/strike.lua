@@ -2,13 +2,17 @@
 -- Strikes off copies that are owed no more: they were made, or never will be.
 --
 -- KEYS   1 owed   2 owed:messages
--- ARGV   message id, agents with commas between them or '' for all, …
+-- ARGV   1 how many messages owe nothing more   2 .. their ids   then message id, agents with commas between
+--        them, … of those that still owe copies to others
 -- Returns how many messages owe nothing any more
 --
 -- Atomic because two may strike at one message, each the copies it has made: none may put back what the other
 -- has struck off.
 redis.call('ZCARD', KEYS[1])
 redis.call('HLEN', KEYS[2])
+local whole = tonumber(ARGV[1])
+local ended = {}
+for i = 2, whole + 1 do ended[#ended + 1] = ARGV[i] end
 
 -- The record without some of its agents; nil when none is left, or it is no record.
 local function without(record, agents)
@@ -20,16 +24,20 @@ local function without(record, agents)
   return #left > 0 and before .. table.concat(left, ',') .. after or nil
 end
 
-local ended = 0
-for i = 1, #ARGV, 2 do
-  local id, agents = ARGV[i], ARGV[i + 1]
-  local record = agents ~= '' and redis.call('HGET', KEYS[2], id)
-  local left = record and without(record, agents)
+for i = whole + 2, #ARGV, 2 do
+  local record = redis.call('HGET', KEYS[2], ARGV[i])
+  local left = record and without(record, ARGV[i + 1])
   if left then
-    redis.call('HSET', KEYS[2], id, left)
+    redis.call('HSET', KEYS[2], ARGV[i], left)
   else
-    ended = ended + redis.call('HDEL', KEYS[2], id)
-    redis.call('ZREM', KEYS[1], id)
+    ended[#ended + 1] = ARGV[i]
   end
 end
-return ended
+
+local struck = 0
+for first = 1, #ended, 1000 do
+  local last = math.min(first + 999, #ended)
+  redis.call('ZREM', KEYS[1], unpack(ended, first, last))
+  struck = struck + redis.call('HDEL', KEYS[2], unpack(ended, first, last))
+end
+return struck

@@ -13,7 +13,7 @@
 --        6 time to live (ms) or ''   7 how many ticks are passed over without a message of their own
 --        8 how long an ended schedule can still be looked at (ms)   9 the message (JSON), '' for none
 --        10 SHA-1 of the definition that the message was made from, '' when it has none
---        11 JSON of what is noted where copies of the message are owed, see include/owe; '' where none are
+--        11 JSON as include/owe takes it where copies of the message are owed; '' where none are
 -- Returns {'sent', entry id}       or {'passed'} when no message was given
 --         {'moved', tick or ''}    this is not the schedule's next tick (any more), or somebody cancelled it
 --                                  and added another of its name since it was read; nothing written
@@ -40,8 +40,7 @@ local policy = redis.call('HMGET', KEYS[4], 'limit', 'ttl_ms', 'topics')
 local limit = tonumber(policy[1]) or tonumber(ARGV[5])
 -- Asked before anything is written: an error after a write would leave half a story.
 redis.call('HGET', KEYS[3], 'accepted')
-local note = ARGV[11] ~= '' and cjson.decode(ARGV[11])
-if note then count_owed(KEYS[6], KEYS[7]) end
+local debts = ARGV[11] ~= '' and debt_book(KEYS[6], KEYS[7], cjson.decode(ARGV[11]), now)
 
 local function send()
   local room = lane == 'log' and limit - redis.call('XLEN', KEYS[5]) or room_left(KEYS[3], KEYS[9], limit, 1)
@@ -55,7 +54,10 @@ local function send()
   redis.call('HINCRBY', KEYS[3], 'added:' .. lane, 1)
   -- The index may hold another type by somebody's mistake: it is only an index, the sweep says so.
   if lane ~= 'log' then redis.pcall('ZADD', KEYS[8], 'NX', now + ALLOWANCE[lane], lane) end
-  if note then owe(KEYS[6], KEYS[7], note, lane .. ':' .. entry, message, now) end
+  if debts then
+    debts.add(1, lane .. ':' .. entry, message)
+    debts.write()
+  end
   return {'sent', entry}
 end
 
