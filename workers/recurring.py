@@ -13,7 +13,7 @@ from agentbus.broker.schedules import KEEP_ENDED_MS, SELF_TIMED, ScheduleStore, 
 from agentbus.broker.wake import Claim, Wake
 from agentbus.errors import BrokerError, BrokerOutOfMemory, BrokerRefused, BrokerUnavailable, InvalidValue
 from agentbus.message.copies import Arrival
-from agentbus.message.owed import Ledger
+from agentbus.message.owed import DebtNotes
 from agentbus.message.policy import PRIORITIES
 from agentbus.message.topics import parse_address
 from agentbus.schedules.definition import Definition
@@ -195,10 +195,10 @@ def _tick(
 
 def _note(message: bytes, definition: Definition, agents: Sequence[str]) -> Mapping[str, Any]:
     """Return what is noted with a tick of which copies are owed."""
-    ledger, options = Ledger(), {} if definition.ttl_ms is None else {"ttl": definition.ttl_ms}
+    notes, options = DebtNotes(), {} if definition.ttl_ms is None else {"ttl": definition.ttl_ms}
     message_id = orjson.loads(message)["message_id"]
-    ledger.enter(message_id, definition.topic, definition.lane, options, agents)
-    return ledger.told()
+    notes.enter(message_id, definition.topic, definition.lane, options, agents)
+    return notes.told()
 
 
 def _arrival(address: str, definition: Definition, tick: Tick) -> Arrival:

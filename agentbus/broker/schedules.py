@@ -45,7 +45,7 @@ class Tick:
     passed: int = 0
     #: What the message was made from: nothing is sent when something else is stored by now. Empty: any.
     definition: bytes = b""
-    #: What is noted with the message where copies of it are owed; see `owed.Ledger.told`.
+    #: What is noted with the message where copies of it are owed; see `owed.DebtNotes.told`.
     owed: Mapping[str, Any] | None = None
 
 

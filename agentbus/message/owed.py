@@ -30,7 +30,7 @@ class Debt:
     agents: tuple[str, ...]
 
 
-class Ledger:
+class DebtNotes:
     """What a script is told of a batch of which copies are owed from the moment it is stored."""
 
     def __init__(self) -> None:

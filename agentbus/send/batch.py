@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from agentbus.message.address_policy import LOOP_LIMITS
-from agentbus.message.owed import Ledger
+from agentbus.message.owed import DebtNotes
 from agentbus.send.stored import Waiting
 
 _DIGITS = "01234"
@@ -40,17 +40,17 @@ class Batch:
 
     def options_with(self, owed: Mapping[str, Sequence[str]]) -> str:
         """Return the options, and what is owed: copies to these agents, by topic."""
-        ledger = Ledger()
+        notes = DebtNotes()
         for part in self.parts:
             message = part.outgoing
             topic = message.destination.topic
             agents = owed.get(topic)
             if agents is None:
-                ledger.skip()
+                notes.skip()
             else:
-                ledger.enter(message.message_id, topic, message.lane, message.option, agents)
+                notes.enter(message.message_id, topic, message.lane, message.option, agents)
         options = orjson.loads(self.options) if self.options else {}
-        return orjson.dumps({**options, "owed": ledger.told()}).decode()
+        return orjson.dumps({**options, "owed": notes.told()}).decode()
 
 
 def freeze(parts: Sequence[Waiting]) -> Batch:

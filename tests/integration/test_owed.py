@@ -306,8 +306,7 @@ async def test_a_project_that_was_deleted_is_not_copied_afterwards(bus: Bus, cli
     assert await contents(client, bus.settings, "observer") == ["of nobody"]
 
 
-async def test_the_planner_itself_handles_what_was_copied_late(bus: Bus, client: Any) -> None:
-    """The note holds the message: where it went meanwhile does not matter."""
+async def test_a_message_that_was_handled_meanwhile_is_copied_all_the_same(bus: Bus, client: Any) -> None:
     await owe(lambda: bus.publish("agent.planner.task", "handled long ago", deadline="50ms"))
     async with bus.serving(consenting("planner", "*")):
         await eventually(lambda: _handled(bus))

@@ -10,16 +10,16 @@ import pytest
 from agentbus.bindings.errands import Plan
 from agentbus.bindings.routes import Copy, Route
 from agentbus.message.copies import Arrival, RefusedCopy
-from agentbus.message.owed import GRACE_MS, Ledger, parse_debt, text_of
+from agentbus.message.owed import GRACE_MS, DebtNotes, parse_debt, text_of
 
 TEXT = b'{"message_id":"m","from_agent":"sender"}'
 
 
 def _record(place: str = "high:5-0", text: bytes = TEXT, **option: Any) -> bytes:
     """Return what `owe` of the scripts writes at 1,000 ms."""
-    ledger = Ledger()
-    ledger.enter("m", "agent.planner.task", 1, option, ["a", "b"])
-    return f"1000 {place} {ledger.told()['notes'][0]}\n".encode() + text
+    notes = DebtNotes()
+    notes.enter("m", "agent.planner.task", 1, option, ["a", "b"])
+    return f"1000 {place} {notes.told()['notes'][0]}\n".encode() + text
 
 
 def test_a_note_says_all_that_the_publisher_knew_of_its_copies() -> None:
@@ -52,19 +52,19 @@ def test_the_message_stands_behind_the_first_line() -> None:
 
 
 def test_messages_of_a_batch_share_their_notes() -> None:
-    ledger = Ledger()
+    notes = DebtNotes()
     for message_id in ("1", "2"):
-        ledger.enter(message_id, "agent.planner.task", 2, None, ["a"])
+        notes.enter(message_id, "agent.planner.task", 2, None, ["a"])
     one = {
         "ids": ["1", "2"],
         "notes": ['a {"topic":"agent.planner.task","priority":"normal"}'],
         "grace": GRACE_MS,
     }
-    assert ledger.told() == one
-    ledger.skip()
-    ledger.enter("4", "agent.planner.task", 2, {"key": "s/k"}, ["a"])
-    ledger.enter("5", "agent.planner.task", 2, None, ["a"])
-    told = ledger.told()
+    assert notes.told() == one
+    notes.skip()
+    notes.enter("4", "agent.planner.task", 2, {"key": "s/k"}, ["a"])
+    notes.enter("5", "agent.planner.task", 2, None, ["a"])
+    told = notes.told()
     assert (told["ids"], told["of"]) == (["1", "2", "", "4", "5"], [1, 1, 1, 2, 1])
     assert told["notes"][1] == 'a {"topic":"agent.planner.task","priority":"normal","key":"s/k"}'
 
