@@ -17,6 +17,9 @@ from agentbus.message.policy import PRIORITIES
 #: How long after it was stored a message's copies are left to its publisher, in ms: as long as one usually
 #: tries. Somebody else who tries meanwhile does what was done, and does no harm.
 GRACE_MS = 30_000
+#: Of how many messages an address may owe copies. More than any number of publishers has on its way: only
+#: those that die again and again, where nobody makes their copies, come to it.
+MOST_OWED = 1_000_000
 #: Options of the publish script on which the copies depend.
 _KEPT = ("key", "delay", "at", "ttl")
 
@@ -63,7 +66,7 @@ class DebtNotes:
 
     def told(self) -> dict[str, Any]:
         """Return it as the scripts take it, see ``include/owe.lua``."""
-        told = {"ids": self._ids, "notes": list(self._notes), "grace": GRACE_MS}
+        told = {"ids": self._ids, "notes": list(self._notes), "grace": GRACE_MS, "most": MOST_OWED}
         return told if len(self._notes) == 1 else {**told, "of": self._of}
 
 

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import redis.asyncio
 
-from agentbus import Bus, BusSettings, Policy, PublishTimeout, QueueFull
+from agentbus import Bus, BusSettings, PublishRefused, PublishTimeout, QueueFull
 from agentbus.broker import keys
 from agentbus.broker.owed import DebtStore
 from agentbus.cli.findings_services import examine_owed
 from agentbus.errors import BrokerUnavailable
 from agentbus.events import Event
+from agentbus.message import owed as notes
 from agentbus.testing import BrokerForTests
 from tests.agents.waiting import eventually
 from tests.bindings import bind_before_anybody_asked, collector, consenting, contents, quicken
@@ -267,10 +268,10 @@ async def test_what_is_owed_to_those_who_want_it_no_more_or_cannot_take_it_ends_
 
 
 async def test_copies_that_nobody_makes_are_found_by_the_doctor_and_are_no_more_than_the_limit(
-    bus: Bus, client: Any
+    bus: Bus, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broker, prefix = bus.rooms.broker, bus.settings.prefix
-    await bus.declare("channel.design", Policy(limit=3))
+    monkeypatch.setattr(notes, "MOST_OWED", 3)
     for number in range(2):
         await owe(lambda number=number: bus.publish("channel.design.note", number, deadline="50ms"))
     assert await examine_owed(broker, prefix) == []
@@ -279,10 +280,10 @@ async def test_copies_that_nobody_makes_are_found_by_the_doctor_and_are_no_more_
     (finding,) = await examine_owed(broker, prefix)
     assert (finding.subject, finding.status) == ("channel.design", "warn")
     assert finding.detail.startswith("copies of 2 messages are owed")
-    # As if the log had been trimmed meanwhile.
-    await client.zadd(index, {"a": 1, "b": 1})
-    with pytest.raises(QueueFull, match="copies of 4 messages are owed"):
-        await bus.publish("channel.design.note", "one more")
+    one, more = await bus.publish_many("channel.design.note", ("one", "more"))
+    assert not isinstance(one, Exception) and one.copies == 1
+    assert isinstance(more, QueueFull) and "copies of 3 messages are owed" in str(more)
+    await bus.publish("channel.other.note", "nobody wants it")
 
 
 async def test_an_address_that_somebody_took_off_the_list_is_listed_again(bus: Bus, client: Any) -> None:
@@ -340,3 +341,15 @@ async def test_whoever_dies_between_making_a_copy_and_striking_it_off_doubles_an
 
 async def _unreachable(*_: Any) -> None:
     raise BrokerUnavailable("as if it had died")
+
+
+@pytest.mark.parametrize("key", ["owing", "{channel.design}:owed", "{channel.design}:owed:messages"])
+async def test_where_nothing_can_be_noted_nothing_is_stored_that_would_be_copied(
+    bus: Bus, client: Any, key: str
+) -> None:
+    await client.set(f"{bus.settings.prefix}:{key}", "somebody's mistake")
+    with pytest.raises(PublishRefused, match=key.replace("{", r"\{")):
+        await bus.publish("channel.design.note", 1)
+    assert await client.exists(f"{bus.settings.prefix}:{{channel.design}}:log") == 0
+    await client.delete(f"{bus.settings.prefix}:{key}")
+    assert (await bus.publish("channel.design.note", 2)).copies == 1

@@ -10,7 +10,7 @@ import pytest
 from agentbus.bindings.errands import Plan
 from agentbus.bindings.routes import Copy, Route
 from agentbus.message.copies import Arrival, RefusedCopy
-from agentbus.message.owed import GRACE_MS, DebtNotes, parse_debt, text_of
+from agentbus.message.owed import GRACE_MS, MOST_OWED, DebtNotes, parse_debt, text_of
 
 TEXT = b'{"message_id":"m","from_agent":"sender"}'
 
@@ -55,11 +55,8 @@ def test_messages_of_a_batch_share_their_notes() -> None:
     notes = DebtNotes()
     for message_id in ("1", "2"):
         notes.enter(message_id, "agent.planner.task", 2, None, ["a"])
-    one = {
-        "ids": ["1", "2"],
-        "notes": ['a {"topic":"agent.planner.task","priority":"normal"}'],
-        "grace": GRACE_MS,
-    }
+    note = 'a {"topic":"agent.planner.task","priority":"normal"}'
+    one = {"ids": ["1", "2"], "notes": [note], "grace": GRACE_MS, "most": MOST_OWED}
     assert notes.told() == one
     notes.skip()
     notes.enter("4", "agent.planner.task", 2, {"key": "s/k"}, ["a"])

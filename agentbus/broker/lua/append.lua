@@ -70,8 +70,8 @@ for i = 1, count do
   local stored
   if room <= 0 then
     stored = '!full'
-  elseif owed and debts.size >= limit then
-    stored = string.format('!full owed %d', debts.size)
+  elseif owed and debts.full() then
+    stored = debts.full()
   elseif seen or looping then
     stored = '!' .. (seen or looping)
   else

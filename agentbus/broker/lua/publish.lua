@@ -127,8 +127,8 @@ for i = 1, count do
   local stored
   if room <= 0 then
     stored = unarchived > 0 and string.format('!full archive %d', unarchived) or '!full'
-  elseif owed and debts.size >= limit then
-    stored = string.format('!full owed %d', debts.size)
+  elseif owed and debts.full() then
+    stored = debts.full()
   elseif option then
     stored = store_special(option, lane, ARGV[7 + i], ttl)
   else
