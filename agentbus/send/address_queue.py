@@ -225,7 +225,7 @@ class AddressQueue:
             if not self._forwarding.fresh:
                 await self._forwarding.ensure_fresh()
             await self._note_address(self._target.address, again)
-            owed = await self._owed(again)
+            owed = None if self._forwarding.quiet else await self._owed(again)
         except (BrokerUnavailable, BrokerOutOfMemory):
             return None
         if self._deserted:
@@ -248,7 +248,7 @@ class AddressQueue:
 
     async def _owed(self, again: bool) -> Mapping[str, Sequence[str]]:
         """Return, by topic, to whom copies of messages of the flying batch are owed once it is stored."""
-        if self._forwarding.quiet or self._flying is None:
+        if self._flying is None:
             return {}
         owed = self._forwarding.owed(self._flying.topics)
         if owed:
