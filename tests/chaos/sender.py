@@ -15,6 +15,7 @@ from typing import Any
 from agentbus import AgentBusError, Bus, BusSettings, PublisherSettings, PublishTimeout, Sent, Stored
 from tests.chaos.checker import writer_and_number
 from tests.chaos.gate import Gate
+from tests.chaos.haste import hurry_debts
 from tests.chaos.history import History
 from tests.chaos.opening import opened
 from tests.chaos.publisher import chunks, inherited, released
@@ -40,6 +41,7 @@ async def run(
     ``way``: ``several`` sends each to all of the agents ``to``, in ``channel`` if there is one; ``direct`` to
     one of them in turn; ``topics`` publishes on the topics ``to`` in turn. ``deadline`` in seconds.
     """
+    hurry_debts()
     place = Path(folder)
     repeat, next_number = inherited(place, writer)
     settings = BusSettings(publisher=PublisherSettings(deadline=deadline))

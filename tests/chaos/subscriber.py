@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agentbus import Agent, AgentSettings, Bus, Defer, Delivery, Event, Reject, Retry
+from tests.chaos.haste import hurry_debts
 from tests.chaos.history import History
 from tests.chaos.opening import opened
 
@@ -31,6 +32,7 @@ async def run(
     It handles the message ``types`` of its inbox, and ``channels`` one message after the other unless
     ``concurrency`` is more.
     """
+    hurry_debts()
     history = History(Path(folder), "subscriber")
     allowed = None if copies_to is None else tuple(copies_to)
     agent = Agent(name, settings=AgentSettings(lease=lease, copies_to=allowed))
