@@ -22,7 +22,8 @@ class Record:
     """One line of a history.
 
     Events of publishers: ``attempt`` (before), then ``stored``, ``uncertain`` or ``refused``. Of agents:
-    ``begin`` and ``end`` of a delivery, ``fenced``, ``data_lost``, ``gap``, ``left`` when it served no more.
+    ``begin`` and ``end`` of a delivery, ``fenced``, ``data_lost``, ``gap``, ``copy_made_good`` in place of
+    one that is gone, ``left`` when it served no more.
     Of people: ``asked`` for something to be done about a dead letter, then ``told`` what became of that. Of
     whoever breaks things: ``killed``, ``frozen``, ``broker_killed``, ``broker_started``.
     """
@@ -52,6 +53,8 @@ class Record:
     entry: str = ""
     #: Messages that were missing before it, as its handler was told.
     missed: int = 0
+    #: Copies that were made good.
+    copies: int = 0
 
 
 _FIELDS = tuple(field.name for field in fields(Record))

@@ -53,6 +53,7 @@ class _Judgement:
         self._finding = finding
         self._mishaps = Mishaps(records)
         self._attempts: Counter[str] = Counter(r.key for r in records if r.event == "attempt")
+        finding.counts["made good"] = sum(r.copies for r in records if r.event == "copy_made_good")
         #: What a sender was told: of the message itself, and of single recipients.
         self._stored = [r for r in records if r.event == "stored"]
         self._refused = [r for r in records if r.event == "refused" and r.agent and r.message_id]

@@ -232,6 +232,7 @@ def recipients_figure_of(result: RecipientsResult) -> Figure:
         "killed or frozen": f"{broken} ({', '.join(f'{n} {c}' for n, c in result.broken.most_common())})",
         "told stored; refused": f"{counts['promised to somebody']:,}; {counts['refused']:,}, by recipient",
         "copies due; messages in logs": f"{counts['copies due']:,}; {counts['messages in logs']:,}",
+        "copies that a dead or hasty sender owed, made by others": f"{counts['made good']:,}",
         "handled; dead letters": f"{counts['handled']:,}; {counts['dead letters']:,}",
         "receipts compared": f"{counts['receipts']:,}",
         **{name: zero_of(counts[name], broken, "fault") for name in zeros},

@@ -57,6 +57,8 @@ async def run(
 def _note_event(history: History, name: str, event: Event) -> None:
     if event.action in ("fenced", "data_lost", "gap"):
         history.write(event.action, agent=name, channel=event.address, note=event.detail)
+    elif event.action == "copy_made_good":
+        history.write(event.action, agent=event.fields["agent"], copies=event.fields["count"])
 
 
 class _Reading:
