@@ -2,8 +2,8 @@
 
 -- owed: {ids, notes, of, grace, most} of a batch: for each message its id, or '' where nothing is owed; what is
 -- noted ('<agents> <JSON>'), and which of these for each message, the first where `of` is missing; after how many
--- ms others than the publisher make the copies; of how many messages copies may be owed here. What is noted is collected by `add` and written at once by
--- `write`: a call for each message would cost as much as storing it.
+-- ms others than the publisher make the copies; of how many messages copies may be owed here. What is noted is
+-- collected by `add` and written at once by `write`: a call for each message would cost as much as storing it.
 local function debt_book(owed_key, messages_key, owed, now)
   local book, fields, scores = {}, {}, {}
   -- Asked before anything is written: a key of another type would end the step half done.
