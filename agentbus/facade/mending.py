@@ -81,7 +81,7 @@ class MendingCalls(Calls):
         ``dry_run`` only counts. Raises `InvalidValue`, and `ConfigurationError` where this deployment
         archives and the archive is not known here, unless ``keep_archive``.
         """
-        if not reason.strip():
+        if not isinstance(reason, str) or not reason.strip():
             raise InvalidValue("reason", "say why the project is deleted; it is kept with the audit entry")
         rooms, prefix = self.rooms, self.settings.prefix
         store = ScheduleStore(rooms.broker, prefix, self.settings.publisher.address_limit)
