@@ -63,7 +63,7 @@ class HistoryGap:
 
     #: ``trimmed``: messages are gone. ``content``: their content is. ``archive``: it cannot be read.
     #: ``moving``: messages ended while the pages were read. ``scan``: the page ended early, go on with its
-    #: cursor. ``unknown``: it cannot be told.
+    #: cursor. ``private``: direct messages between others were left out. ``unknown``: it cannot be told.
     kind: str
     #: For people.
     reason: str

@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from agentbus.broker.carry import Carrier, Origin
 from agentbus.broker.connection import Broker
@@ -20,7 +20,7 @@ from agentbus.broker.keys import inbox_keys
 from agentbus.broker.replays import ReplayRecords
 from agentbus.errors import ArchiveUnavailable, BrokerRefused, NoSuchAddress, NoSuchAgent
 from agentbus.history.entry import HistoryEntry, HistoryGap, HistoryPage
-from agentbus.history.history import History
+from agentbus.history.query import HistoryFilters
 from agentbus.message.codec import encode
 from agentbus.message.message import Message
 from agentbus.message.topics import is_inbox
@@ -35,11 +35,20 @@ _NO_LIMIT = 2**31
 Tell = Callable[[ReplayProgress], None]
 
 
+class Past(Protocol):
+    """The history, as far as it may be replayed."""
+
+    async def page(
+        self, address: str, filters: HistoryFilters, limit: int, cursor: str | None = None
+    ) -> HistoryPage:
+        """Return one page. Raises `NoSuchAddress`."""
+
+
 class Replay:
     """Replays the history of addresses."""
 
     def __init__(
-        self, broker: Broker, prefix: str, history: History, carrier: Carrier, window_ms: int, most: int
+        self, broker: Broker, prefix: str, history: Past, carrier: Carrier, window_ms: int, most: int
     ) -> None:
         """``window_ms``: how long what was carried is known; ``most``: what an inbox may hold."""
         self._broker = broker
