@@ -90,7 +90,7 @@ async def test_every_named_agent_has_the_same_message_once_and_receipts_tell_how
         assert receipt.stored_at <= receipt.delivered_at <= receipt.read_at <= receipt.processed_at
         assert receipt.refused is None
     assert set(late.to_record()) == {
-        "agent", "stored_at", "delivered_at", "read_at", "processed_at", "refused",
+        "agent", "stored_at", "delivered_at", "read_at", "processed_at", "refused", "acknowledged",
     }  # fmt: skip
     assert late.stored_at == sent.recipients[2].stored_at and late.delivered_at is None
     async with bus.serving(_agent("late", seen)):
