@@ -57,7 +57,9 @@ class Conversations:
         logged = await sending.log(letter, until)
         # Confirmed by a repeated batch alone, its place in the log is not known.
         entry_id = logged.entry_id or await until_answered(
-            lambda: self._store.find(name, letter.addressed.message_id), until
+            lambda: self._store.find(name, letter.addressed.message_id),
+            until,
+            f"it stands in {name}, and came into no inbox",
         )
         copy = replace(letter, addressed=replace(letter.addressed, log_entry=entry_id))
         (sent,) = await sending.copies(copy, until)

@@ -168,20 +168,21 @@ def message_id_for(sender: Sender, options: PublishOptions) -> str:
     return str(uuid.uuid5(_KEYED, f"{sender.agent or ''}/{key}"))
 
 
-async def until_answered(step: Callable[[], Awaitable[Result]], until: float) -> Result:
+async def until_answered(
+    step: Callable[[], Awaitable[Result]], until: float, so_far: str = "nothing was sent"
+) -> Result:
     """Repeat a step that changes nothing twice until the broker answers, or the deadline has passed."""
-    backoff = Backoff()
+    backoff, problem = Backoff(), "the broker did not answer"
     try:
         async with asyncio.timeout_at(until):
             while True:
                 try:
                     return await step()
-                except (BrokerUnavailable, BrokerOutOfMemory):
+                except (BrokerUnavailable, BrokerOutOfMemory) as error:
+                    problem = str(error)
                     await asyncio.sleep(backoff.next_pause())
     except TimeoutError:
-        raise PublishTimeout(
-            "the broker did not answer before the deadline; nothing was sent", uncertain=False
-        ) from None
+        raise PublishTimeout(f"{so_far} before the deadline: {problem}", uncertain=False) from None
 
 
 def _marks_of(sent: SentTo, options: PublishOptions) -> dict[str, int | str | None]:
