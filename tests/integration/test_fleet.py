@@ -137,8 +137,8 @@ async def test_an_agent_is_listed_again_when_the_broker_has_lost_its_data(
     private_broker: Callable[..., PrivateBroker],
 ) -> None:
     server = private_broker()
-    settings = AgentSettings(heartbeat=0.1)
-    async with Bus(server.url) as bus, bus.serving(_agent("reviewer", type="review", settings=settings)):
+    # With its next beat, which is a minute away, or as soon as it finds out.
+    async with Bus(server.url) as bus, bus.serving(_agent("reviewer", type="review")):
         assert await _known(bus, "reviewer")
         await bus.rooms.broker.execute("FLUSHALL")
         await eventually(lambda: _known(bus, "reviewer"), 15.0)
