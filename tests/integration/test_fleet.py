@@ -65,6 +65,10 @@ async def test_an_unknown_agent_is_an_error_that_names_close_ones(bus: Bus) -> N
         with pytest.raises(UnknownRecipients, match=r"zebra, reviwer \(did you mean reviewer\?\)") as caught:
             await directory.check_known(["zebra", "reviewer", "reviwer"])
         assert caught.value.unknown == {"zebra": (), "reviwer": ("reviewer",)}
+        many = [f"reviewer-{number}" for number in range(1_000)]
+        with pytest.raises(UnknownRecipients, match=r"mean reviewer\?\) and 990 more$") as caught:
+            await directory.check_known(many)
+        assert list(caught.value.unknown) == many
     await directory.forget("reviewer")
     assert await bus.agents() == []
     with pytest.raises(NoSuchAgent):
