@@ -246,8 +246,9 @@ CATALOGUE: tuple[KeyInfo, ...] = (
     KeyInfo(
         f"{_ADDRESS}loops:<bucket>",
         "hash",
-        "How many messages each sender has sent from within handlers in each conversation: "
-        "`<sender>/<correlation id>` to count and begin of its window (ms). Buckets `0` and `1` take turns.",
+        "When each sender has sent messages from within handlers in each conversation: "
+        "`<sender>/<correlation id>` to `<ms>:<messages>`, oldest first, at most some 200. Buckets `0` and "
+        "`1` take turns.",
         "publish, append",
         "each expires whole after two windows",
     ),

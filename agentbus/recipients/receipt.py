@@ -36,13 +36,13 @@ class Receipt:
         return getattr(self, f"{level}_at") is not None
 
     def to_record(self) -> dict[str, Any]:
-        """Return it as a JSON object: agent, the four times, and refused."""
+        """Return it as a JSON object: agent, the four times, refused and acknowledged."""
         record: dict[str, Any] = {"agent": self.agent}
         for level in LEVELS:
             at: datetime | None = getattr(self, f"{level}_at")
             shown = None if at is None else at.isoformat(timespec="milliseconds")
             record[f"{level}_at"] = None if shown is None else shown.replace("+00:00", "Z")
-        return {**record, "refused": self.refused}
+        return {**record, "refused": self.refused, "acknowledged": self.acknowledged}
 
 
 def receipt_of(row: Row) -> Receipt:

@@ -18,6 +18,7 @@ def test_what_a_later_mark_proves_is_not_left_open() -> None:
         "read_at": "1970-01-01T00:00:03.000Z",
         "processed_at": "1970-01-01T00:00:03.000Z",
         "refused": None,
+        "acknowledged": False,
     }
     delivered = receipt_of(Row("ann", delivered=2_000))
     assert delivered.reached("stored") and not delivered.reached("read")
