@@ -39,7 +39,7 @@ class Inbox(InboxCare):
             (
                 keys.producer + producer, keys.ledger, keys.lanes, keys.due, keys.delayed, keys.dead,
                 keys.keys_even, keys.keys_odd, keys.keys_due, *keys.priority_lanes, keys.policy,
-                *((keys.loops_even, keys.loops_odd) if options else ()),
+                *((keys.loops_even, keys.loops_odd, keys.owed, keys.owed_messages) if options else ()),
             ),
             first, lanes, limits[0], limits[1], limits[2], options, keys.nudge, *texts,
         )  # fmt: skip

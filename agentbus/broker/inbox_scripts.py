@@ -48,6 +48,7 @@ class InboxScripts:
             self.keys.started: b"hash", self.keys.cancelled: b"hash",
             self.keys.outcomes: b"stream", self.keys.ledger: b"hash", self.keys.policy: b"hash",
             self.keys.loops_even: b"hash", self.keys.loops_odd: b"hash",
+            self.keys.owed: b"zset", self.keys.owed_messages: b"hash",
             **dict.fromkeys(self.keys.sources, b"stream"),
         }  # fmt: skip
         types = await self._broker.pipeline([("TYPE", key) for key in expected])

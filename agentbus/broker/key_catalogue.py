@@ -236,10 +236,27 @@ CATALOGUE: tuple[KeyInfo, ...] = (
     KeyInfo(
         f"{_ADDRESS}loops:<bucket>",
         "hash",
-        "How many messages each sender has sent from within handlers in each conversation: "
-        "`<sender>/<correlation id>` to count and begin of its window (ms). Buckets `0` and `1` take turns.",
+        "When each sender has sent messages from within handlers in each conversation: "
+        "`<sender>/<correlation id>` to `<ms>:<messages>`, oldest first, at most some 200. Buckets `0` and "
+        "`1` take turns.",
         "publish, append",
         "each expires whole after two windows",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}owed",
+        "zset",
+        "Messages of which copies are owed to agents that are bound to their topic: message id, scored with "
+        "the time (ms) from which others than the publisher make them.",
+        "publish, append, tick; strike removes",
+        "until the copies are made, a moment later",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}owed:messages",
+        "hash",
+        "What `owed` points at: message id to a line, `<stored at, ms> <lane>:<entry> <agents> <JSON: topic, "
+        "priority, key, …>` (`-` for a delayed one, which has no entry), and the envelope.",
+        "publish, append, tick; strike removes",
+        "until the copies are made, a moment later",
     ),
     KeyInfo(
         f"{_ADDRESS}outcomes",
@@ -329,6 +346,14 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "Address, scored with the time (ms) at which its `ticks` need a look.",
         "whoever adds a schedule, worker `recurring`; rebuilt by a slow sweep",
         "as long as something recurs",
+    ),
+    KeyInfo(
+        "owing",
+        "zset",
+        "Address at which copies may be owed, scored with the time (ms) of the next look at its `owed`, or "
+        "the end of a claim of whoever looks.",
+        "publisher, before the first message there that is copied, and each minute; whoever looks",
+        "for ever",
     ),
     KeyInfo(
         "replay:<id>",

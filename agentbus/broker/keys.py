@@ -44,6 +44,8 @@ class InboxKeys:
     keys_due: str
     loops_even: str
     loops_odd: str
+    owed: str
+    owed_messages: str
     outcomes: str
     ledger: str
     policy: str
@@ -83,6 +85,8 @@ def inbox_keys(prefix: str, address: str) -> InboxKeys:
         keys_due=root + "keys:due",
         loops_even=root + "loops:0",
         loops_odd=root + "loops:1",
+        owed=root + "owed",
+        owed_messages=root + "owed:messages",
         outcomes=root + "outcomes",
         ledger=root + "ledger",
         policy=root + "policy",
@@ -103,6 +107,8 @@ class ChannelKeys:
     keys_odd: str
     loops_even: str
     loops_odd: str
+    owed: str
+    owed_messages: str
     schedules: str
     ticks: str
     archived: str
@@ -123,6 +129,8 @@ def channel_keys(prefix: str, address: str) -> ChannelKeys:
         keys_odd=root + "keys:1",
         loops_even=root + "loops:0",
         loops_odd=root + "loops:1",
+        owed=root + "owed",
+        owed_messages=root + "owed:messages",
         schedules=root + "schedules",
         ticks=root + "ticks",
         archived=root + "archived",
@@ -186,6 +194,17 @@ def wake(prefix: str) -> str:
 def ticking(prefix: str) -> str:
     """Return the sorted set of addresses by the time their schedules need a look."""
     return f"{prefix}:ticking"
+
+
+def owing(prefix: str) -> str:
+    """Return the sorted set of addresses by the time their owed copies need a look."""
+    return f"{prefix}:owing"
+
+
+def owed(prefix: str, address: str) -> tuple[str, str]:
+    """Return the index of the messages of an address whose copies are owed, and what it points at."""
+    found = inbox_keys(prefix, address)
+    return found.owed, found.owed_messages
 
 
 def workers(prefix: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Unpack
 
-from agentbus.conversations.access import check_may_read, may_read
+from agentbus.conversations.access import check_may_read, check_may_see, may_read
 from agentbus.facade.calls import Calls
 from agentbus.message.topics import parse_address, parse_inbox
 
@@ -72,14 +72,17 @@ class LookingCalls(Calls):
     async def trace(self, message_id: str, address: str | None = None) -> Trace:
         """Return every place and outcome of one message that is still known.
 
-        Without an address every address in use is searched, which reads all they hold; conversations of
-        other agents are left out, and raise `NotYourConversation` when they are asked for.
+        Without an address every address in use is searched, which reads all they hold. Raises
+        `NotYourConversation` for a conversation, or a direct message, of other agents.
         """
         from agentbus.broker.inspection.tracing import trace_message
 
         broker, prefix = self.rooms.broker, self.settings.prefix
         searched = await self._searchable(address)
-        return await trace_message(broker, prefix, message_id, searched)
+        trace = await trace_message(broker, prefix, message_id, searched)
+        if trace.message is not None:
+            check_may_see(self._sender.agent, trace.message)
+        return trace
 
     async def _searchable(self, address: str | None) -> list[str]:
         """Return one address, or all; without the conversations of other agents."""
@@ -96,14 +99,16 @@ class LookingCalls(Calls):
         """Return every message of a conversation that is left, each after its cause, with how it ended.
 
         ``correlation_id`` is also the id of the message that began it. Without an address every address in
-        use is searched, which reads all they hold, and the archive where there is one; ``missing``, ``more``
-        and ``archive`` of the result say what is known to be missing.
+        use is searched, which reads all they hold, and the archive where there is one; ``missing``, ``more``,
+        ``archive`` and ``private`` of the result say what is known to be missing.
         """
+        from agentbus.conversations.reading import own_turns
         from agentbus.history.conversation import trace_conversation
 
         broker, prefix = self.rooms.broker, self.settings.prefix
         searched = await self._searchable(address)
-        return await trace_conversation(broker, prefix, correlation_id, searched, self.rooms.past.archive)
+        trace = await trace_conversation(broker, prefix, correlation_id, searched, self.rooms.past.archive)
+        return own_turns(self._sender.agent, trace)
 
     async def history(
         self,
@@ -121,8 +126,11 @@ class LookingCalls(Calls):
         since, until, type, sender, correlation_id, grep, state, outcome and oldest_first. Raises
         `NoSuchAddress`, and `InvalidValue` for a filter, limit (1 to 10,000) or cursor.
         """
+        from agentbus.conversations.reading import OwnHistory
+
         check_may_read(self._sender.agent, parse_address(address))
-        return await self.rooms.past.history.page(address, filters, limit, cursor)
+        history = OwnHistory(self.rooms.past.history, self._sender.agent)
+        return await history.page(address, filters, limit, cursor)
 
     async def receipts(self, message_id: str) -> list[Receipt]:
         """Return how it is with each recipient of a message: stored, delivered, read, processed, refused.

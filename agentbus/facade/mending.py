@@ -88,7 +88,7 @@ class MendingCalls(Calls):
         from agentbus.projects import ProjectDeletion
         from agentbus.projects.deletion import AUDIT_TOPIC
 
-        if not reason.strip():
+        if not isinstance(reason, str) or not reason.strip():
             raise InvalidValue("reason", "say why the project is deleted; it is kept with the audit entry")
         rooms, prefix = self.rooms, self.settings.prefix
         store = ScheduleStore(rooms.broker, prefix, self.settings.publisher.address_limit)
@@ -142,6 +142,7 @@ class MendingCalls(Calls):
         messages a second; without one it waits while the inbox holds 1,000 unsettled messages. Raises
         `NoSuchAddress`, `NoSuchAgent` unless ``allow_unknown``, `NotYourConversation`, and `InvalidValue`.
         """
+        from agentbus.conversations.reading import OwnHistory
         from agentbus.replay import Replay
         from agentbus.replay.plan import new_plan
 
@@ -151,5 +152,7 @@ class MendingCalls(Calls):
         window = milliseconds(self.settings.publisher.key_window, "key_window")
         carrier = Carrier(rooms.broker, prefix, window, Announcer(rooms.broker, prefix, self.events))
         most = self.settings.publisher.address_limit
-        replay = Replay(rooms.broker, prefix, rooms.past.history, carrier, window, most)
+        # Who gets it reads it: direct messages go to none but the two.
+        history = OwnHistory(rooms.past.history, plan.to.partition(".")[2])
+        replay = Replay(rooms.broker, prefix, history, carrier, window, most)
         return await replay.run(plan, rate=rate, allow_unknown=allow_unknown, tell=progress)

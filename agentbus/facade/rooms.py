@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from agentbus.bindings.debts import Debts
 from agentbus.bindings.forwarding import Forwarder
 from agentbus.bindings.table import BindingTable
 from agentbus.broker.bindings import BindingStore
 from agentbus.broker.carry import Carrier
 from agentbus.broker.connection import Broker, ConnectionSettings
 from agentbus.broker.log_watch import LogWatch
+from agentbus.broker.owed import DebtStore
 from agentbus.broker.registry import Registry
 from agentbus.broker.server import check_safe
 from agentbus.broker.server_clock import jump_told
@@ -49,6 +51,7 @@ class Rooms:
     bindings: BindingStore
     table: BindingTable
     forwarder: Forwarder
+    debts: Debts
     live: Live
 
     async def close(self) -> None:
@@ -112,7 +115,8 @@ def _furnished(grounds: Grounds, sender: Sender, settings: BusSettings, compose:
     broker, prefix, events = grounds.broker, grounds.prefix, grounds.events
     bindings = BindingStore(broker, prefix)
     table = BindingTable(bindings, events)
-    forwarder = Forwarder(broker, prefix, table, bindings, grounds.carrier)
+    debts = DebtStore(broker, prefix)
+    forwarder = Forwarder(broker, prefix, table, bindings, debts, grounds.carrier)
     return Rooms(
         broker=broker,
         publisher=Publisher(broker, prefix, sender, settings.publisher, events, forwarder),
@@ -123,6 +127,7 @@ def _furnished(grounds: Grounds, sender: Sender, settings: BusSettings, compose:
         bindings=bindings,
         table=table,
         forwarder=forwarder,
+        debts=Debts(debts, forwarder, events),
         live=Live(broker, prefix, events, compose),
     )
 

@@ -54,7 +54,13 @@ def new_subscriber(
 
 def _bindings_of(agent: Agent, rooms: Rooms) -> BindingCompanion:
     return BindingCompanion(
-        agent.name, agent.addresses, agent.settings.copies_to, agent.bindings, rooms.bindings, rooms.table
+        agent.name,
+        agent.addresses,
+        agent.settings.copies_to,
+        agent.bindings,
+        rooms.bindings,
+        rooms.table,
+        rooms.debts,
     )
 
 
