@@ -247,7 +247,7 @@ class Broker:
         self._inherited: list[Link] = []
         self._process = os.getpid()
         self._slots = asyncio.Semaphore(settings.most_links)
-        self._gathering = Gathering(self._exchange)
+        self._gathering = Gathering(self._slots, self._exchange)
 
     def open_link(self, timeout: float | None = None) -> Link:
         """Return a link of its own, for reads that block or bulk that must not delay others."""
@@ -258,20 +258,22 @@ class Broker:
         """Send one command over the pool and return its reply."""
         packed = _packed(arguments)
         if self._gathering.leaves_alone(packed):
-            return _answer(await self._exchange((packed,)))
+            async with self._slots:
+                return _answer(await self._exchange((packed,)))
         return await self._gathering.add(packed)
 
     async def pipeline(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
         """Send several commands in one write over the pool."""
-        return await self._exchange([_packed(command) for command in commands])
+        async with self._slots:
+            return await self._exchange([_packed(command) for command in commands])
 
     async def _exchange(self, packed: Sequence[bytes]) -> list[Any]:
-        async with self._slots:
-            link = self._idle.pop() if self._idle else self.open_link()
-            try:
-                return await link.exchange(packed)
-            finally:
-                self._give_back(link)
+        """Send something over a pooled link; whoever calls this has a slot."""
+        link = self._idle.pop() if self._idle else self.open_link()
+        try:
+            return await link.exchange(packed)
+        finally:
+            self._give_back(link)
 
     def _give_back(self, link: Link) -> None:
         # A link that could not connect must not hide the good ones below it: where the server's limit is
@@ -284,7 +286,7 @@ class Broker:
         self._keep_inherited()
         self._idle = []
         self._slots = asyncio.Semaphore(self.settings.most_links)
-        self._gathering = Gathering(self._exchange)
+        self._gathering = Gathering(self._slots, self._exchange)
 
     def _keep_inherited(self) -> None:
         if self._process != os.getpid():
