@@ -15,7 +15,7 @@ from tests.agents.waiting import eventually
 
 Unique = Callable[[str], str]
 
-#: Seconds. Whoever waited until the beat of the fenced consumer had stood still for as long would be too late.
+#: Seconds. Whoever waits until the beat of the fenced consumer has stood still for as long comes too late.
 LEASE = 60.0
 
 
