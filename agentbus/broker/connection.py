@@ -11,7 +11,9 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -33,6 +35,9 @@ from agentbus.errors import (
 
 #: What may travel as an argument of a command.
 Argument = str | bytes | int | float
+
+#: True in a task that keeps house: what it asks for can wait, and holds up nobody who has work.
+CAN_WAIT: ContextVar[bool] = ContextVar("agentbus_can_wait", default=False)
 
 SCHEMES = ("redis", "rediss", "unix")
 #: Answers that mean "not now": the command was not executed and may be sent again.
@@ -230,7 +235,11 @@ class Link:
 
 
 class Broker:
-    """The way to one server: a pool of links for commands, and further links on demand."""
+    """The way to one server: a pool of links for commands, and further links on demand.
+
+    What can wait gets a quarter of the links at most. A thousand idle agents ask for so much that on a busy
+    machine whoever reads or settles would stand in a queue of thousands.
+    """
 
     def __init__(self, settings: ConnectionSettings) -> None:
         self.settings = settings
@@ -238,7 +247,7 @@ class Broker:
         self._idle: list[Link] = []
         self._inherited: list[Link] = []
         self._process = os.getpid()
-        self._slots = asyncio.Semaphore(settings.most_links)
+        self._make_slots()
 
     def open_link(self, timeout: float | None = None) -> Link:
         """Return a link of its own, for reads that block or bulk that must not delay others."""
@@ -247,7 +256,7 @@ class Broker:
 
     async def execute(self, *arguments: Argument) -> Any:
         """Send one command over the pool and return its reply."""
-        async with self._slots:
+        async with self._slot():
             link = self._idle.pop() if self._idle else self.open_link()
             try:
                 return await link.execute(*arguments)
@@ -256,12 +265,24 @@ class Broker:
 
     async def pipeline(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
         """Send several commands in one write over the pool."""
-        async with self._slots:
+        async with self._slot():
             link = self._idle.pop() if self._idle else self.open_link()
             try:
                 return await link.pipeline(commands)
             finally:
                 self._give_back(link)
+
+    def _make_slots(self) -> None:
+        self._slots = asyncio.Semaphore(self.settings.most_links)
+        self._slots_that_wait = asyncio.Semaphore(max(1, self.settings.most_links // 4))
+
+    def _slot(self) -> AbstractAsyncContextManager[Any]:
+        return self._slot_that_waits() if CAN_WAIT.get() else self._slots
+
+    @asynccontextmanager
+    async def _slot_that_waits(self) -> AsyncIterator[None]:
+        async with self._slots_that_wait, self._slots:
+            yield
 
     def _give_back(self, link: Link) -> None:
         # A link that could not connect must not hide the good ones below it: where the server's limit is
@@ -273,7 +294,7 @@ class Broker:
         """Abandon the pooled links without closing them: after a fork they belong to the parent."""
         self._keep_inherited()
         self._idle = []
-        self._slots = asyncio.Semaphore(self.settings.most_links)
+        self._make_slots()
 
     def _keep_inherited(self) -> None:
         if self._process != os.getpid():
