@@ -219,7 +219,7 @@ class UnknownRecipients(NoSuchAgent):
         self, message: str | None = None, *, unknown: Mapping[str, Sequence[str]] | None = None
     ) -> None:
         super().__init__(message)
-        #: Each unknown name with the known ones that are close to it.
+        #: Each unknown name with the known ones that are close to it; looked for only for the first few.
         self.unknown = {name: tuple(close) for name, close in (unknown or {}).items()}
 
 

@@ -29,6 +29,9 @@ to whoever listens. The actions:
 ``read_refused``          the broker refuses a read; it is tried again
 ``policy_ignored``        the stored policy of an address cannot be read
 ``binding_ignored``       a stored binding or consent cannot be read
+``copy_made_good``        copies were made that their publisher owed: it died, or the broker did not answer
+``copy_given_up``         copies that were owed are not made: nobody is bound, allowed or able to take them
+``owed_unreadable``       what copies are owed at an address cannot be read
 ``malformed_event``       a live event was no message
 ``restored``              an entry was taken from its owner by somebody's hand and put back
 ``reconnected``           the broker answers again

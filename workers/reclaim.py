@@ -1,4 +1,5 @@
-"""Role ``reclaim``: the work of consumers that died comes back, also where no other instance is left.
+"""Role ``reclaim``: the work of consumers that died comes back, also where no other instance is left, and
+copies that publishers owed when they died are made.
 
 The judgement and the takeover are those of the subscribers. Several reclaimers may look at the same address
 at once: the script compares the beat once more, so each message is taken once and the loser is told.
@@ -25,9 +26,12 @@ from agentbus.send.envelope import Sender
 from agentbus.send.requests import Answering
 from workers.inboxes import my_inboxes
 from workers.role import Ground, Role, logger
+from workers.walk import my_addresses
 
 #: Seconds between two walks over the beats.
 _PATROL = 0.5
+#: Seconds between looks for copies that publishers owe.
+_PAY = 5.0
 #: Seconds between ticks of the vigil; by the gap between two of them a process learns that it stood still.
 _TICK = 0.25
 #: Addresses that are taken over side by side: a long takeover must not keep the walk from the others.
@@ -40,7 +44,7 @@ class Reclaim(Role):
     """Takes over from the dead of every address."""
 
     name: ClassVar[str] = "reclaim"
-    summary: ClassVar[str] = "work of consumers that died comes back; names that hold nothing go"
+    summary: ClassVar[str] = "work of consumers that died comes back; copies that publishers owe are made"
 
     def __init__(self, ground: Ground) -> None:
         super().__init__(ground)
@@ -62,6 +66,8 @@ class Reclaim(Role):
                 (_PATROL, self.patrol),
                 (settings.strangers, self.visit_strangers),
                 (settings.sweep, self.sweep),
+                (_PAY, self.pay),
+                (settings.sweep, self.list_owing),
             ):
                 self._group.create_task(self.every(interval, walk), name=f"agentbus reclaim {walk.__name__}")
 
@@ -138,6 +144,17 @@ class Reclaim(Role):
         async for inboxes in my_inboxes(self.ground, self):
             await self._walker.sweep(inboxes)
         self._note_refusals()
+
+    # --- dead publishers ---
+
+    async def pay(self) -> None:
+        """Make copies that were owed for too long."""
+        await self.ground.bus.rooms.debts.pay()
+
+    async def list_owing(self) -> None:
+        """Have addresses looked at that somebody's hand took off the list of those that owe copies."""
+        async for addresses in my_addresses(self.ground, self.name):
+            await self.ground.bus.rooms.debts.announce(addresses)
 
     def _obituary(self, inbox: Inbox) -> Obituary:
         return Obituary(self.ground.bus.events, _answer_for(self.ground, inbox.address))

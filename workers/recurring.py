@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import orjson
@@ -13,6 +13,7 @@ from agentbus.broker.schedules import KEEP_ENDED_MS, SELF_TIMED, ScheduleStore, 
 from agentbus.broker.wake import Claim, Wake
 from agentbus.errors import BrokerError, BrokerOutOfMemory, BrokerRefused, BrokerUnavailable, InvalidValue
 from agentbus.message.copies import Arrival
+from agentbus.message.owed import DebtNotes
 from agentbus.message.policy import PRIORITIES
 from agentbus.message.topics import parse_address
 from agentbus.schedules.definition import Definition
@@ -141,8 +142,11 @@ class Recurring(Role):
         number = stored.state.sent + stored.state.missed + 1
         next_ms: int | None = None
         for step in definition.calendar().plan(stored.tick_ms, now_ms):
-            tick = _tick(stored, definition, step, number + step.position)
             await self._forwarder.ensure_fresh()
+            owed = self._forwarder.owed({definition.topic}).get(definition.topic, ())
+            if owed:
+                await self._forwarder.expect(stored.address, again=False)
+            tick = _tick(stored, definition, step, number + step.position, owed)
             ticked = await self._store.tick(stored.address, stored.id, tick)
             if ticked.answer in ("full", "refused"):
                 raise BrokerRefused(ticked.detail or f"{stored.address} takes no more messages now")
@@ -171,7 +175,9 @@ def _is_ours(address: str) -> bool:
         return False
 
 
-def _tick(stored: StoredSchedule, definition: Definition, step: Step, number: int) -> Tick:
+def _tick(
+    stored: StoredSchedule, definition: Definition, step: Step, number: int, owed: Sequence[str]
+) -> Tick:
     message = b""
     if step.sent_ms is not None:
         message = definition.message_at(f"{stored.address}:{stored.id}", step.sent_ms, number)
@@ -183,7 +189,16 @@ def _tick(stored: StoredSchedule, definition: Definition, step: Step, number: in
         ttl_ms=definition.ttl_ms,
         passed=step.passed,
         definition=stored.definition,
+        owed=_note(message, definition, owed) if message and owed else None,
     )
+
+
+def _note(message: bytes, definition: Definition, agents: Sequence[str]) -> Mapping[str, Any]:
+    """Return what is noted with a tick of which copies are owed."""
+    notes, options = DebtNotes(), {} if definition.ttl_ms is None else {"ttl": definition.ttl_ms}
+    message_id = orjson.loads(message)["message_id"]
+    notes.enter(message_id, definition.topic, definition.lane, options, agents)
+    return notes.told()
 
 
 def _arrival(address: str, definition: Definition, tick: Tick) -> Arrival:

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
+from agentbus.bindings.debts import Debts
 from agentbus.bindings.routes import ANYBODY, inbox_of
 from agentbus.bindings.table import HOLDS_AFTER, BindingTable
 from agentbus.broker.bindings import BindingStore
@@ -16,7 +17,7 @@ from agentbus.message.topics import check_name
 
 Value = TypeVar("Value")
 
-#: Seconds between looks whether the broker has lost what was declared.
+#: Seconds between looks whether the broker has lost what was declared, and whether copies are owed.
 _LOOK_AGAIN = 10.0
 
 
@@ -48,6 +49,7 @@ class BindingCompanion:
         declared: Declared,
         store: BindingStore,
         table: BindingTable,
+        debts: Debts,
     ) -> None:
         self._agent = agent
         self._inboxes = inboxes
@@ -55,6 +57,7 @@ class BindingCompanion:
         self._declared = declared
         self._store = store
         self._table = table
+        self._debts = debts
         self._served_since: bytes | None = None
 
     async def begin(self) -> None:
@@ -69,8 +72,14 @@ class BindingCompanion:
             raise
 
     async def run(self) -> None:
-        """Register everything again when the broker has lost its data; changes come by themselves."""
+        """Register everything again when the broker has lost its data, and make copies that publishers owe.
+
+        Changes come by themselves.
+        """
         while True:
+            if self._declared.patterns:
+                with contextlib.suppress(BrokerError):
+                    await self._debts.pay()
             await asyncio.sleep(_LOOK_AGAIN)
             if self._declares:
                 with contextlib.suppress(BrokerError):

@@ -5,63 +5,53 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence, Set
+from itertools import chain
 
-from agentbus.bindings.routes import Copy, inbox_of
+from agentbus.bindings.errands import Errand, Plan, in_time, overdue, portions, told
+from agentbus.bindings.routes import inbox_of
 from agentbus.bindings.table import BindingTable
 from agentbus.broker.bindings import BindingStore
 from agentbus.broker.carry import Carrier, Load, Origin
 from agentbus.broker.connection import Broker
 from agentbus.broker.live import mirror
+from agentbus.broker.owed import DebtStore
 from agentbus.errors import BrokerError, BrokerUnavailable
+from agentbus.message import owed
 from agentbus.message.backoff import Backoff
-from agentbus.message.copies import NO_COPIES, Arrival, Copied, Copies, RefusedCopy, copied
+from agentbus.message.copies import Arrival, Copied, Copies, RefusedCopy, copied
+from agentbus.message.owed import Debt
 
 #: Seconds that word to watchers may hold up the sender; it is at most once.
 _MIRROR_PATIENCE = 1.0
-#: Copies, and bytes of copies, that go to one agent in one round trip.
-_MOST_TOGETHER, _MOST_BYTES = 64, 262_144
-_OVERDUE = "the broker confirmed no copy before the deadline; it may exist all the same"
-
-
-@dataclass(slots=True)
-class _Errand:
-    """One copy to be made."""
-
-    arrival: Arrival
-    copy: Copy
-    made: Copied
-    #: None once it was made.
-    refusal: RefusedCopy | None = None
-    #: It had been made before.
-    known: bool = False
-
-
-@dataclass(slots=True)
-class _Plan:
-    """Everything to be done for one batch."""
-
-    #: For each message, in order.
-    errands: list[list[_Errand]] = field(default_factory=list)
-    #: The same by agent: one agent's copies are made in order, those of several at the same time.
-    lines: dict[str, list[_Errand]] = field(default_factory=dict)
-    #: (pattern, envelope)
-    mirrored: list[tuple[str, bytes]] = field(default_factory=list)
+#: Seconds after which an address that owes copies is named again: the set may have been lost with a server.
+_NAMED_AGAIN = 60.0
 
 
 class Forwarder:
     """Makes the copies. One per process, used by every queue of the publisher."""
 
     def __init__(
-        self, broker: Broker, prefix: str, table: BindingTable, store: BindingStore, carrier: Carrier
+        self,
+        broker: Broker,
+        prefix: str,
+        table: BindingTable,
+        store: BindingStore,
+        debts: DebtStore,
+        carrier: Carrier,
     ) -> None:
         self._broker = broker
         self._prefix = prefix
         self._table = table
         self._store = store
+        self._debts = debts
         self._carrier = carrier
-        self._counting: set[asyncio.Task[None]] = set()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._closing: set[asyncio.Task[None]] = set()
+        #: When each address that owes copies was named last, in loop time.
+        self._named: dict[str, float] = {}
 
     # --- before a batch is sent ---
 
@@ -76,14 +66,26 @@ class Forwarder:
 
     def begin_anew(self) -> None:
         """Forget what belongs to another process or event loop."""
-        self._counting = set()
+        self._begin()
         self._table.begin_anew()
 
     async def close(self) -> None:
         """Wait for what was begun."""
-        if self._counting:
-            await asyncio.wait(self._counting)
+        if self._closing:
+            await asyncio.wait(self._closing)
         await self._table.close()
+
+    def owed(self, topics: Set[str]) -> dict[str, Sequence[str]]:
+        """Return, by topic, the agents to which copies are owed as soon as a message of it is stored."""
+        routes = self._table.routes
+        return {topic: agents for topic in topics if (agents := routes.route(topic).owed)}
+
+    async def expect(self, address: str, again: bool) -> None:
+        """Say that copies may be owed at an address, before the first of them is; raises `BrokerError`."""
+        now = asyncio.get_running_loop().time()
+        if again or now - self._named.get(address, -_NAMED_AGAIN) >= _NAMED_AGAIN:
+            await self._debts.announce(address, round(self._table.server_ms()) + owed.GRACE_MS)
+            self._named[address] = now
 
     # --- after it was stored ---
 
@@ -99,52 +101,53 @@ class Forwarder:
     def overdue(self, topic: str) -> Copies:
         """Return what a caller is told whose deadline passes before the copies are made."""
         copies = self._table.routes.route(topic).copies
-        return Copies(0, tuple(RefusedCopy(copy.agent, "deadline", _OVERDUE) for copy in copies))
+        return Copies(0, tuple(overdue(copy.agent) for copy in copies))
 
     async def forward(self, arrivals: Sequence[Arrival]) -> list[Copies]:
         """Do it, and return in order what became of the copies. What fails is told, never raised."""
-        plan = self._plan(arrivals)
-        await asyncio.gather(
-            self._tell_watchers(plan.mirrored), *(self._walk(line) for line in plan.lines.values())
-        )
-        if any(plan.errands):
-            task = asyncio.create_task(self._count(plan), name="agentbus counters of bindings")
-            self._counting.add(task)
-            task.add_done_callback(self._counting.discard)
-        return [_told(errands) for errands in plan.errands]
-
-    def _plan(self, arrivals: Sequence[Arrival]) -> _Plan:
-        plan = _Plan()
+        plan = Plan()
         for arrival in arrivals:
-            errands: list[_Errand] = []
-            plan.errands.append(errands)
-            route = self._table.routes.route(arrival.topic)
-            made = copied(arrival.text, arrival.topic) if route else None
-            if made is None:
-                continue
-            # Nobody gets what it sent itself: a handler that answers where it listens would never end.
-            wanted = [copy for copy in route.copies if copy.agent != made.sender]
-            errands += [_Errand(arrival, copy, made) for copy in wanted]
-            for errand in errands:
-                if errand.copy.allowed:
-                    plan.lines.setdefault(errand.copy.agent, []).append(errand)
-                else:
-                    errand.refusal = _no_consent(errand)
-            if not arrival.repeated:
-                plan.mirrored += [(pattern, arrival.text) for pattern in route.mirrors]
-        return plan
+            plan.add(arrival, self._table.routes.route(arrival.topic))
+        await asyncio.gather(self._tell_watchers(plan.mirrored), self._carry_all(plan))
+        if plan.noted or any(plan.errands):
+            task = asyncio.create_task(self._close(plan), name="agentbus books of bindings")
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+        return [told(errands) for errands in plan.errands]
 
-    async def _walk(self, line: Sequence[_Errand]) -> None:
+    async def _close(self, plan: Plan) -> None:
+        """Strike off what is owed no more, and count."""
+        await asyncio.gather(self._strike(plan), self._count(chain.from_iterable(plan.errands)))
+
+    async def make_good(self, debts: Sequence[Debt]) -> list[list[Errand]]:
+        """Make copies that their publishers were to make and did not; returns what became of those of each.
+
+        Agents that are bound no more, or that sent the message themselves, have none. What is made is
+        counted. Raises `BrokerError` when the broker does not tell the table.
+        """
+        await self._table.ensure()
+        plan = Plan()
+        for debt in debts:
+            plan.add(debt.arrival, self._table.routes.route(debt.arrival.topic), debt.agents)
+        await self._carry_all(plan)
+        # What nobody confirmed is tried again: once is enough to say so.
+        await self._count(errand for errand in chain.from_iterable(plan.errands) if not errand.open)
+        return plan.errands
+
+    async def _carry_all(self, plan: Plan) -> None:
+        await asyncio.gather(*(self._walk(line) for line in plan.lines.values()))
+
+    async def _walk(self, line: Sequence[Errand]) -> None:
         """Make the copies of one agent in order; what is never answered ends with its deadline."""
-        for errands in _portions(line):
+        for errands in portions(line):
             left = list(errands)
             backoff = Backoff()
-            while left := _in_time(left):
+            while left := in_time(left, asyncio.get_running_loop().time()):
                 left = await self._carry(left)
                 if left:
                     await asyncio.sleep(backoff.next_pause())
 
-    async def _carry(self, errands: Sequence[_Errand]) -> list[_Errand]:
+    async def _carry(self, errands: Sequence[Errand]) -> list[Errand]:
         """Carry copies to one agent; returns those that are to be carried again."""
         address = inbox_of(errands[0].copy.agent)
         try:
@@ -165,17 +168,18 @@ class Forwarder:
                 errand.known = result.known
         return again
 
-    async def _load(self, errand: _Errand) -> Load:
+    async def _load(self, errand: Errand) -> Load:
         arrival = errand.arrival
         now = self._table.server_ms()
         delay = arrival.delay_ms if arrival.at_ms is None else max(0, round(arrival.at_ms - now))
-        made = await self._first(arrival) or errand.made
+        since = now if arrival.stored_ms is None else arrival.stored_ms
+        made = errand.made = await self._first(arrival) or errand.made
         return Load(
             Origin(arrival.address, await self._entry(arrival), f"copy:{errand.copy.agent}"),
             made.message_id,
             made.text,
             priority=arrival.priority,
-            state=None if arrival.ttl_ms is None else {"expires": round(now + arrival.ttl_ms)},
+            state=None if arrival.ttl_ms is None else {"expires": round(since + arrival.ttl_ms)},
             delay_ms=delay or None,
         )
 
@@ -203,47 +207,16 @@ class Forwarder:
                 async with asyncio.timeout(_MIRROR_PATIENCE):
                     await mirror(self._broker, self._prefix, mirrored)
 
-    async def _count(self, plan: _Plan) -> None:
+    async def _strike(self, plan: Plan) -> None:
+        """Strike off what is owed no more. Where that fails, who makes it good finds the copies made."""
+        for address, items in plan.struck().items():
+            with contextlib.suppress(BrokerError):
+                await self._debts.strike(address, items)
+
+    async def _count(self, errands: Iterable[Errand]) -> None:
         counts: Counter[tuple[str, str, str]] = Counter()
-        for errand in (errand for errands in plan.errands for errand in errands):
+        for errand in errands:
             if not errand.known:
-                what = errand.refusal.reason if errand.refusal else "copied"
-                counts[errand.copy.agent, errand.copy.pattern, what] += 1
+                counts[errand.copy.agent, errand.copy.pattern, errand.what] += 1
         with contextlib.suppress(BrokerError):
             await self._store.count((*names, many) for names, many in counts.items())
-
-
-def _no_consent(errand: _Errand) -> RefusedCopy:
-    agent = errand.copy.agent
-    return RefusedCopy(agent, "no_consent", f"{errand.arrival.address} allows {agent} no copies")
-
-
-def _portions(line: Sequence[_Errand]) -> Iterator[list[_Errand]]:
-    """Yield what goes to the broker at once: bounded, as everything that it does in one go."""
-    portion: list[_Errand] = []
-    size = 0
-    for errand in line:
-        length = len(errand.made.text)
-        if portion and (len(portion) == _MOST_TOGETHER or size + length > _MOST_BYTES):
-            yield portion
-            portion, size = [], 0
-        portion.append(errand)
-        size += length
-    if portion:
-        yield portion
-
-
-def _in_time(errands: Sequence[_Errand]) -> list[_Errand]:
-    """Return those whose sender still waits; the others are refused."""
-    now = asyncio.get_running_loop().time()
-    for errand in errands:
-        if errand.arrival.until <= now:
-            errand.refusal = RefusedCopy(errand.copy.agent, "deadline", _OVERDUE)
-    return [errand for errand in errands if errand.refusal is None]
-
-
-def _told(errands: Sequence[_Errand]) -> Copies:
-    if not errands:
-        return NO_COPIES
-    refused = tuple(errand.refusal for errand in errands if errand.refusal is not None)
-    return Copies(len(errands) - len(refused), refused)

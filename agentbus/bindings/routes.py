@@ -36,6 +36,11 @@ class Route:
     copies: tuple[Copy, ...]
     #: Patterns that are watched and under which the topic falls.
     mirrors: tuple[str, ...]
+    #: The agents that may have a copy.
+    owed: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "owed", tuple(copy.agent for copy in self.copies if copy.allowed))
 
     def __bool__(self) -> bool:
         return bool(self.copies or self.mirrors)

@@ -40,7 +40,7 @@ class Channel:
             "append",
             (
                 keys.producer + producer, keys.ledger, keys.log, keys.keys_even, keys.keys_odd, keys.policy,
-                *((keys.loops_even, keys.loops_odd) if options else ()),
+                *((keys.loops_even, keys.loops_odd, keys.owed, keys.owed_messages) if options else ()),
             ),
             first, *limits, options, *texts,
         )  # fmt: skip
@@ -77,6 +77,7 @@ async def wrong_channel_types(broker: Broker, keys: ChannelKeys) -> list[str]:
     expected: Mapping[str, str] = {
         keys.log: "stream", keys.ledger: "hash", keys.policy: "hash",
         keys.keys_even: "hash", keys.keys_odd: "hash", keys.loops_even: "hash", keys.loops_odd: "hash",
+        keys.owed: "zset", keys.owed_messages: "hash",
     }  # fmt: skip
     types = await broker.pipeline([("TYPE", key) for key in expected])
     return [

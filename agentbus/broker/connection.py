@@ -11,8 +11,7 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,6 +22,7 @@ from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry as DriverRetry
 from redis.backoff import NoBackoff
 
+from agentbus.broker.gathering import Exchange, Gathering
 from agentbus.errors import (
     BrokerError,
     BrokerOutOfMemory,
@@ -91,6 +91,14 @@ def _packed(arguments: tuple[Argument, ...]) -> bytes:
     return packed
 
 
+def _answer(replies: Sequence[Any]) -> Any:
+    """Return the one reply; raises it where the command was refused."""
+    (reply,) = replies
+    if isinstance(reply, BrokerError):
+        raise reply
+    return reply
+
+
 def masked(url: str) -> str:
     """Return a URL that can be shown: without its password."""
     return _QUERY_PASSWORD.sub(r"\1***", _PASSWORD.sub(r"\1***@", url))
@@ -149,18 +157,7 @@ class Link:
         ``timeout`` is in seconds. Raises a `BrokerError`; after an ``uncertain`` `BrokerUnavailable` the
         command may or may not have been executed.
         """
-        await self._drop_if_closed()
-        sent = self._connection.is_connected
-        try:
-            # One deadline for connecting, writing and reading: a stopped server stalls any of them.
-            async with asyncio.timeout(timeout or self._timeout):
-                if not sent:
-                    await self._open()
-                    sent = True
-                await self._send(_packed(arguments))
-                return await self._connection.read_response()
-        except (driver.RedisError, OSError, TimeoutError) as error:
-            raise map_error(error, sent) from error
+        return _answer(await self.exchange((_packed(arguments),), timeout))
 
     async def pipeline(
         self, commands: Sequence[tuple[Argument, ...]], timeout: float | None = None
@@ -169,21 +166,31 @@ class Link:
 
         ``timeout`` is in seconds.
         """
-        replies: list[Any] = []
+        return await self.exchange([_packed(command) for command in commands], timeout)
+
+    async def exchange(self, packed: Sequence[bytes], timeout: float | None = None) -> list[Any]:
+        """Send packed commands in one write, and return their replies; see `pipeline`."""
         await self._drop_if_closed()
+        sent = self._connection.is_connected
         try:
+            # One deadline for connecting, writing and reading: a stopped server stalls any of them.
             async with asyncio.timeout(timeout or self._timeout):
-                if not self._connection.is_connected:
+                if not sent:
                     await self._open()
-                await self._send(b"".join([_packed(command) for command in commands]))
-                for _ in commands:
-                    try:
-                        replies.append(await self._connection.read_response())
-                    except driver.ResponseError as error:
-                        replies.append(map_error(error))
+                    sent = True
+                await self._send(b"".join(packed))
+                return [await self._reply() for _ in packed]
         except (driver.RedisError, OSError, TimeoutError) as error:
-            raise map_error(error) from error
-        return replies
+            raise map_error(error, sent) from error
+
+    async def _reply(self) -> Any:
+        """Return the next reply; of a command that was refused, the error."""
+        try:
+            return await self._connection.read_response()
+        except driver.ResponseError as error:
+            refused = map_error(error)
+            refused.__cause__ = error
+            return refused
 
     async def _open(self) -> None:
         await self._connection.connect()  # type: ignore[no-untyped-call]
@@ -247,7 +254,7 @@ class Broker:
         self._idle: list[Link] = []
         self._inherited: list[Link] = []
         self._process = os.getpid()
-        self._make_slots()
+        self._make_ways()
 
     def open_link(self, timeout: float | None = None) -> Link:
         """Return a link of its own, for reads that block or bulk that must not delay others."""
@@ -256,33 +263,40 @@ class Broker:
 
     async def execute(self, *arguments: Argument) -> Any:
         """Send one command over the pool and return its reply."""
-        async with self._slot():
-            link = self._idle.pop() if self._idle else self.open_link()
-            try:
-                return await link.execute(*arguments)
-            finally:
-                self._give_back(link)
+        gathering, exchange = self._way()
+        packed = _packed(arguments)
+        if gathering.leaves_alone(packed):
+            return _answer(await exchange((packed,)))
+        return await gathering.add(packed)
 
     async def pipeline(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
         """Send several commands in one write over the pool."""
-        async with self._slot():
+        _, exchange = self._way()
+        return await exchange([_packed(command) for command in commands])
+
+    async def _exchange(self, packed: Sequence[bytes]) -> list[Any]:
+        async with self._slots:
             link = self._idle.pop() if self._idle else self.open_link()
             try:
-                return await link.pipeline(commands)
+                return await link.exchange(packed)
             finally:
                 self._give_back(link)
 
-    def _make_slots(self) -> None:
+    async def _exchange_later(self, packed: Sequence[bytes]) -> list[Any]:
+        async with self._slots_that_wait:
+            return await self._exchange(packed)
+
+    def _make_ways(self) -> None:
         self._slots = asyncio.Semaphore(self.settings.most_links)
         self._slots_that_wait = asyncio.Semaphore(max(1, self.settings.most_links // 4))
+        self._gathering = Gathering(self._exchange)
+        self._gathering_that_waits = Gathering(self._exchange_later)
 
-    def _slot(self) -> AbstractAsyncContextManager[Any]:
-        return self._slot_that_waits() if CAN_WAIT.get() else self._slots
-
-    @asynccontextmanager
-    async def _slot_that_waits(self) -> AsyncIterator[None]:
-        async with self._slots_that_wait, self._slots:
-            yield
+    def _way(self) -> tuple[Gathering, Exchange]:
+        # Not gathered with the others: who has work would wait with them.
+        if CAN_WAIT.get():
+            return self._gathering_that_waits, self._exchange_later
+        return self._gathering, self._exchange
 
     def _give_back(self, link: Link) -> None:
         # A link that could not connect must not hide the good ones below it: where the server's limit is
@@ -294,7 +308,7 @@ class Broker:
         """Abandon the pooled links without closing them: after a fork they belong to the parent."""
         self._keep_inherited()
         self._idle = []
-        self._make_slots()
+        self._make_ways()
 
     def _keep_inherited(self) -> None:
         if self._process != os.getpid():
@@ -306,6 +320,8 @@ class Broker:
     async def close(self) -> None:
         """Close every pooled connection."""
         self._keep_inherited()
+        await self._gathering.close()
+        await self._gathering_that_waits.close()
         while self._idle:
             await self._idle.pop().close()
 

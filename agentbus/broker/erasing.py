@@ -9,7 +9,7 @@ from agentbus.broker.connection import Broker
 from agentbus.broker.inbox import Inbox
 from agentbus.broker.inspection.look import fields_of
 from agentbus.broker.inspection.walking import walk_stream
-from agentbus.broker.keys import SOURCES, addresses, channel_keys, subscriber_keys
+from agentbus.broker.keys import SOURCES, addresses, channel_keys, owing, subscriber_keys
 
 #: Entries of one call: a millisecond or two of the server's time.
 ERASE_STEP = 100
@@ -83,7 +83,7 @@ class ChannelEraser:
         return erased
 
     async def remove(self) -> None:
-        """Remove the channel: its log, cursors, ledger, policy and schedules, at one moment.
+        """Remove the channel: its log, cursors, ledger, policy, schedules and owed copies, at one moment.
 
         Publishers' own records stay, or a batch whose answer was lost would be stored again; they expire. An
         agent that reads meanwhile loses its lease and joins anew, at an empty log.
@@ -94,9 +94,10 @@ class ChannelEraser:
             names += [found.alive, found.started, found.subscriber, found.crashes, found.reads]
         await self._broker.execute(
             "UNLINK", keys.log, keys.ledger, keys.policy, keys.keys_even, keys.keys_odd, keys.schedules,
-            keys.ticks, keys.archived, keys.cursors, *names,
+            keys.ticks, keys.archived, keys.cursors, keys.owed, keys.owed_messages, *names,
         )  # fmt: skip
         await self._broker.execute("SREM", addresses(self._prefix), self._address)
+        await self._broker.execute("ZREM", owing(self._prefix), self._address)
 
     async def _subscribers(self) -> list[str]:
         (groups,) = await self._broker.pipeline([("XINFO", "GROUPS", self._keys.log)])

@@ -145,6 +145,7 @@ class Inbox:
             self.keys.started: b"hash", self.keys.cancelled: b"hash",
             self.keys.outcomes: b"stream", self.keys.ledger: b"hash", self.keys.policy: b"hash",
             self.keys.loops_even: b"hash", self.keys.loops_odd: b"hash",
+            self.keys.owed: b"zset", self.keys.owed_messages: b"hash",
             **dict.fromkeys(self.keys.sources, b"stream"),
         }  # fmt: skip
         types = await self._broker.pipeline([("TYPE", key) for key in expected])
@@ -177,7 +178,7 @@ class Inbox:
             (
                 keys.producer + producer, keys.ledger, keys.lanes, keys.due, keys.delayed, keys.dead,
                 keys.keys_even, keys.keys_odd, keys.keys_due, *keys.priority_lanes, keys.policy,
-                *((keys.loops_even, keys.loops_odd) if options else ()),
+                *((keys.loops_even, keys.loops_odd, keys.owed, keys.owed_messages) if options else ()),
             ),
             first, lanes, limits[0], limits[1], limits[2], options, keys.nudge, *texts,
         )  # fmt: skip

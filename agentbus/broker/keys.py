@@ -246,10 +246,27 @@ CATALOGUE: tuple[KeyInfo, ...] = (
     KeyInfo(
         f"{_ADDRESS}loops:<bucket>",
         "hash",
-        "How many messages each sender has sent from within handlers in each conversation: "
-        "`<sender>/<correlation id>` to count and begin of its window (ms). Buckets `0` and `1` take turns.",
+        "When each sender has sent messages from within handlers in each conversation: "
+        "`<sender>/<correlation id>` to `<ms>:<messages>`, oldest first, at most some 200. Buckets `0` and "
+        "`1` take turns.",
         "publish, append",
         "each expires whole after two windows",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}owed",
+        "zset",
+        "Messages of which copies are owed to agents that are bound to their topic: message id, scored with "
+        "the time (ms) from which others than the publisher make them.",
+        "publish, append, tick; strike removes",
+        "until the copies are made, a moment later",
+    ),
+    KeyInfo(
+        f"{_ADDRESS}owed:messages",
+        "hash",
+        "What `owed` points at: message id to a line, `<stored at, ms> <lane>:<entry> <agents> <JSON: topic, "
+        "priority, key, …>` (`-` for a delayed one, which has no entry), and the envelope.",
+        "publish, append, tick; strike removes",
+        "until the copies are made, a moment later",
     ),
     KeyInfo(
         f"{_ADDRESS}outcomes",
@@ -339,6 +356,14 @@ CATALOGUE: tuple[KeyInfo, ...] = (
         "Address, scored with the time (ms) at which its `ticks` need a look.",
         "whoever adds a schedule, worker `recurring`; rebuilt by a slow sweep",
         "as long as something recurs",
+    ),
+    KeyInfo(
+        "owing",
+        "zset",
+        "Address at which copies may be owed, scored with the time (ms) of the next look at its `owed`, or "
+        "the end of a claim of whoever looks.",
+        "publisher, before the first message there that is copied, and each minute; whoever looks",
+        "for ever",
     ),
     KeyInfo(
         "replay:<id>",
@@ -450,6 +475,8 @@ class InboxKeys:
     keys_due: str
     loops_even: str
     loops_odd: str
+    owed: str
+    owed_messages: str
     outcomes: str
     ledger: str
     policy: str
@@ -489,6 +516,8 @@ def inbox_keys(prefix: str, address: str) -> InboxKeys:
         keys_due=root + "keys:due",
         loops_even=root + "loops:0",
         loops_odd=root + "loops:1",
+        owed=root + "owed",
+        owed_messages=root + "owed:messages",
         outcomes=root + "outcomes",
         ledger=root + "ledger",
         policy=root + "policy",
@@ -509,6 +538,8 @@ class ChannelKeys:
     keys_odd: str
     loops_even: str
     loops_odd: str
+    owed: str
+    owed_messages: str
     schedules: str
     ticks: str
     archived: str
@@ -529,6 +560,8 @@ def channel_keys(prefix: str, address: str) -> ChannelKeys:
         keys_odd=root + "keys:1",
         loops_even=root + "loops:0",
         loops_odd=root + "loops:1",
+        owed=root + "owed",
+        owed_messages=root + "owed:messages",
         schedules=root + "schedules",
         ticks=root + "ticks",
         archived=root + "archived",
@@ -592,6 +625,17 @@ def wake(prefix: str) -> str:
 def ticking(prefix: str) -> str:
     """Return the sorted set of addresses by the time their schedules need a look."""
     return f"{prefix}:ticking"
+
+
+def owing(prefix: str) -> str:
+    """Return the sorted set of addresses by the time their owed copies need a look."""
+    return f"{prefix}:owing"
+
+
+def owed(prefix: str, address: str) -> tuple[str, str]:
+    """Return the index of the messages of an address whose copies are owed, and what it points at."""
+    found = inbox_keys(prefix, address)
+    return found.owed, found.owed_messages
 
 
 def workers(prefix: str) -> str:

@@ -30,6 +30,10 @@ class ReplayRecords:
         key = replay(self._prefix, replay_id)
         await self._broker.execute("SET", key, json.dumps(record), "PX", self._window_ms)
 
+    async def forget(self, replay_id: str) -> None:
+        """Take back what `begin` noted."""
+        await self._broker.execute("DEL", replay(self._prefix, replay_id))
+
 
 def _object(text: bytes) -> dict[str, Any]:
     try:

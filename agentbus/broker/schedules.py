@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -45,6 +45,8 @@ class Tick:
     passed: int = 0
     #: What the message was made from: nothing is sent when something else is stored by now. Empty: any.
     definition: bytes = b""
+    #: What is noted with the message where copies of it are owed; see `owed.DebtNotes.told`.
+    owed: Mapping[str, Any] | None = None
 
 
 class Ticked(NamedTuple):
@@ -138,6 +140,7 @@ class ScheduleStore:
             KEEP_ENDED_MS,
             tick.message,
             hashlib.sha1(tick.definition, usedforsecurity=False).hexdigest() if tick.definition else "",
+            "" if tick.owed is None else json.dumps(tick.owed),
         )
         reply = await run(self._broker, Call(load("tick"), names, arguments))
         return Ticked(reply[0].decode(), _text(reply[1]) if len(reply) > 1 else "")
@@ -204,11 +207,15 @@ class ScheduleStore:
         """Return the lane's name and the keys that ``tick.lua`` needs."""
         if is_channel(address):
             channel = keys.channel_keys(self._prefix, address)
-            return "log", (channel.ticks, channel.schedules, channel.ledger, channel.policy, channel.log)
+            return "log", (
+                channel.ticks, channel.schedules, channel.ledger, channel.policy, channel.log,
+                channel.owed, channel.owed_messages,
+            )  # fmt: skip
         inbox = keys.inbox_keys(self._prefix, address)
         stream = inbox.priority_lanes[lane]
         return PRIORITIES[lane], (
-            inbox.ticks, inbox.schedules, inbox.ledger, inbox.policy, stream, inbox.lanes, inbox.dead,
+            inbox.ticks, inbox.schedules, inbox.ledger, inbox.policy, stream,
+            inbox.owed, inbox.owed_messages, inbox.lanes, inbox.dead,
         )  # fmt: skip
 
     async def _run(self, name: str, address: str, *arguments: Argument) -> Any:

@@ -17,6 +17,7 @@ from agentbus.broker.inbox import Burial, Joined, RawEntry, Reclaimed, raw_entry
 from agentbus.broker.keys import SubscriberKeys, subscriber_keys
 from agentbus.broker.scripts import Call, load, run
 from agentbus.errors import BrokerRefused, NoSuchCursor, StaleDelivery
+from agentbus.message.durations import is_ttl
 
 #: The number of the one stream of a channel, where an inbox has several.
 LOG = 0
@@ -305,7 +306,7 @@ def _failures(failure: str) -> dict[str, Any]:
 def _expiry(entry: RawEntry) -> dict[str, Any]:
     """Return the end of its time to live, which an inbox keeps beside a message: it began in the log."""
     ttl = _envelope(entry).get("ttl")
-    if not isinstance(ttl, (int, float)):
+    if not is_ttl(ttl):
         return {}
     return {"expires": int(entry.entry_id.partition(b"-")[0]) + round(ttl * 1000)}
 

@@ -1,4 +1,5 @@
-"""Which addresses need a look, and when: ``agentbus:wake`` for due messages, ``agentbus:ticking`` for ticks.
+"""Which addresses need a look, and when: ``agentbus:wake`` for due messages, ``agentbus:ticking`` for ticks,
+``agentbus:owing`` for owed copies.
 
 The sorted set saves workers from walking over all addresses; it guards nothing. An entry that is missing (a
 server that was emptied, an announcement that failed) is put back by a slow sweep, and one too many costs a
@@ -52,7 +53,7 @@ class Claims:
 
 
 class Wake:
-    """One such sorted set. The key is `keys.wake` or `keys.ticking` of a prefix."""
+    """One such sorted set. The key is `keys.wake`, `keys.ticking` or `keys.owing` of a prefix."""
 
     def __init__(self, broker: Broker, key: str) -> None:
         self._broker = broker

@@ -10,7 +10,12 @@ from agentbus.broker.repair import LaneRepair, repair_lanes
 from agentbus.cli.findings import BAD, OK_, WARN, Finding
 from agentbus.cli.findings_addresses import examine_addresses
 from agentbus.cli.findings_server import examine_server
-from agentbus.cli.findings_services import examine_archive, examine_policies, examine_workers
+from agentbus.cli.findings_services import (
+    examine_archive,
+    examine_owed,
+    examine_policies,
+    examine_workers,
+)
 from agentbus.cli.output import Output, new_table, plural
 from agentbus.cli.session import (
     FAILURE,
@@ -48,6 +53,7 @@ async def _findings(broker: Broker, prefix: str, place: str) -> list[Finding]:
         *await examine_workers(broker, prefix),
         *await examine_archive(broker, prefix),
         *await examine_policies(broker, prefix),
+        *await examine_owed(broker, prefix),
         *await examine_addresses(broker, prefix),
     ]
 

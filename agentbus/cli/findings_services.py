@@ -1,4 +1,4 @@
-"""Findings about what stands beside the messages: workers, the archive, and declared policies."""
+"""Findings about what stands beside the messages: workers, the archive, declared policies, owed copies."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from agentbus.broker.backlog import Backlog
 from agentbus.broker.connection import Broker
 from agentbus.broker.inspection import known_addresses
 from agentbus.broker.keys import policy as policy_key
+from agentbus.broker.owed import DebtStore
 from agentbus.broker.policy_store import PolicyStore
 from agentbus.broker.worker_registry import ABSENT_AFTER_MS, RoleState, WorkerRegistry
 from agentbus.cli.findings import BAD, OK_, WARN, Finding
 from agentbus.cli.output import age, plural
-from agentbus.errors import BrokerRefused, InvalidValue
+from agentbus.errors import BrokerError, BrokerRefused, InvalidValue
 from agentbus.message.address_policy import Policies, by_scope
 
+#: Copies that are overdue for this long are made by nobody.
+_FORGOTTEN_MS = 60_000
 #: Behind by this much, the archive is worth a word; an error that is younger than this may be why.
 _BEHIND_MS, _RECENT_MS = 60_000, 60_000
 _ADVICE = "messages to addresses that nobody serves stay due: agentbus up, or agentbus workers run"
@@ -87,3 +90,23 @@ async def examine_policies(broker: Broker, prefix: str) -> list[Finding]:
         # The address whose key is wrong is named by the examination of addresses.
         return findings
     return [*findings, Finding("policies", OK_, f"{declared:,} declared")] if declared else findings
+
+
+async def examine_owed(broker: Broker, prefix: str) -> list[Finding]:
+    """Say where copies for bound agents are owed and nobody makes them; nothing where none are."""
+    debts = DebtStore(broker, prefix)
+    try:
+        addresses = await debts.addresses()
+        counts = await debts.older_than(addresses, _FORGOTTEN_MS)
+    except BrokerRefused as error:
+        return [Finding("owed copies", BAD, str(error), "another program wrote to that key: DEL it")]
+    findings = []
+    for address, many in zip(addresses, counts, strict=True):
+        if isinstance(many, BrokerError):
+            # Named by the examination of addresses.
+            continue
+        if many:
+            detail = f"copies of {plural(many, 'message')} are owed to bound agents, and nobody makes them"
+            advice = "their publisher died: agentbus workers run reclaim, or start an agent that is bound"
+            findings.append(Finding(address, WARN, detail, advice))
+    return findings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from agentbus.message.durations import readable
@@ -45,7 +45,7 @@ class Output:
 
     def record(self, record: Mapping[str, Any]) -> None:
         """Write one JSON line, at once."""
-        sys.stdout.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
+        sys.stdout.write(json.dumps(record, ensure_ascii=False, default=plain) + "\n")
         sys.stdout.flush()
 
     def text(self, text: str, style: str | None = None) -> None:
@@ -55,6 +55,13 @@ class Output:
     def table(self, table: Table) -> None:
         """Write a table."""
         self.console.print(table)
+
+
+def plain(value: Any) -> str:
+    """Return what JSON has no form for: a time as RFC 3339 in UTC, anything else as its text."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return str(value)
 
 
 def new_table(title: str, columns: Sequence[str]) -> Table:

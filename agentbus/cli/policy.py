@@ -68,11 +68,13 @@ def set_policy(
     Fields of an address and of a topic:
       durability=stream|disk|replicated   acknowledgement=handled|none   acknowledgement_timeout=5m
       max_retries=3   retry_delay=30s   when_exhausted=dead|discard   ttl=1h
+      max_hops=64   loop_messages=20
     \b
     Of an address only:
       limit=1000000   history_messages=10000   history_age=7d   history_bytes=67108864
       history_outcomes=processed,expired   archive=required|may_lose|never
       dead_limit=100000   dead_age=30d   dead_retries=0   dead_retry_delay=1h
+      loop_window=1m
     \b
     Examples:
       agentbus policy set reviewer limit=1000 ttl=10m

@@ -13,7 +13,7 @@ from agentbus.projects import ProjectDeleted
 if TYPE_CHECKING:
     from agentbus.bus import Bus
 
-_COLUMNS = ["address", ">waiting", ">due", ">dead", ">ended", ">logged", ">schedules", ">left"]
+_COLUMNS = ["address", ">waiting", ">due", ">dead", ">ended", ">logged", ">schedules", ">owed", ">left"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,9 @@ def _show(done: ProjectDeleted, output: Output) -> None:
     if done.places:
         table = new_table(f"project {done.project}: {verb}", _COLUMNS)
         for place in done.places:
-            numbers = (place.waiting, place.due, place.dead, place.ended, place.logged, place.schedules)
+            numbers = (
+                place.waiting, place.due, place.dead, place.ended, place.logged, place.schedules, place.owed,
+            )  # fmt: skip
             left = place.left_in_flight + place.left_waiting
             table.add_row(place.address, *map(count, (*numbers, left)))
         output.table(table)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from agentbus.cli.output import Output, plural
+from agentbus.cli.output import Output, plain, plural
 from agentbus.cli.session import FAILURE, OK, TIMEOUT, explain, open_bus, say
 from agentbus.cli.stdin_lines import NumberedLine, read_chunks
 from agentbus.errors import AgentBusError, InvalidValue
@@ -169,7 +169,7 @@ class Sending:
 
 
 def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, default=plain) + "\n")
     sys.stdout.flush()
 
 

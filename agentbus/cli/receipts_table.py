@@ -39,14 +39,11 @@ def _print(receipts: Sequence[Receipt], output: Output) -> None:
         for receipt in receipts:
             output.record(receipt.to_record())
         return
-    table = new_table("", ["agent", "stored", "delivered", "read", "processed", ""])
+    table = new_table("", ["agent", ">stored", ">delivered", ">read", ">processed", ""])
     table.title = None
     for each in receipts:
         times = (each.stored_at, each.delivered_at, each.read_at, each.processed_at)
-        note = (
-            Text(each.refused, "red") if each.refused else Text("acknowledged" if each.acknowledged else "")
-        )
-        table.add_row(each.agent, *map(_moment, times), note)
+        table.add_row(each.agent, *map(_moment, times), _note(each))
     output.table(table)
 
 

@@ -6,6 +6,7 @@ Order, not security: whoever may connect to the broker can read every key of it.
 from __future__ import annotations
 
 from agentbus.errors import ConfigurationError, NotYourConversation
+from agentbus.message.message import Message
 from agentbus.message.topics import conversation_of, is_conversation, parse_conversation, parties_of
 
 
@@ -30,6 +31,21 @@ def check_may_read(agent: str | None, address: str) -> None:
 def may_read(agent: str | None, address: str) -> bool:
     """Whether an address that was checked is no conversation, or one that an agent takes part in."""
     return not is_conversation(address) or agent in parties_of(address)
+
+
+def may_see(agent: str | None, message: Message) -> bool:
+    """Whether a message is no direct one, or one that an agent has sent or was sent."""
+    channel = message.channel
+    return channel is None or not is_conversation(channel) or agent in channel.split(":")
+
+
+def check_may_see(agent: str | None, message: Message) -> None:
+    """Raise `NotYourConversation` for a direct message of other agents."""
+    if not may_see(agent, message):
+        who = agent or "this bus, which has no agent name,"
+        raise NotYourConversation(
+            f"{message.message_id} is a direct message of {message.channel}; {who} is neither of the two"
+        )
 
 
 def own_conversation(agent: str, other_or_name: str) -> str:

@@ -41,9 +41,14 @@ class Conversations:
         """Say something to one agent; see `Bus.dm`."""
         name = conversation_of(self._agent, check_name(to, "to"))
         addressed = Addressing(message_id_for(self._sender, options), (to,), "direct", name)
-        letter = Letter(self._sender, check_type(message_type), body, options, addressed)
+        with self._sending.spanned(
+            Letter(self._sender, check_type(message_type), body, options, addressed)
+        ) as letter:
+            return await self._send(name, to, letter, allow_unknown)
+
+    async def _send(self, name: str, to: str, letter: Letter, allow_unknown: bool) -> Sent:
         sending = self._sending
-        until = sending.until(options)
+        until = sending.until(letter.options)
         sending.check(letter)
         if not allow_unknown:
             await sending.check_known((to,), until)
@@ -52,9 +57,11 @@ class Conversations:
         logged = await sending.log(letter, until)
         # Confirmed by a repeated batch alone, its place in the log is not known.
         entry_id = logged.entry_id or await until_answered(
-            lambda: self._store.find(name, addressed.message_id), until
+            lambda: self._store.find(name, letter.addressed.message_id),
+            until,
+            f"it stands in {name}, and came into no inbox",
         )
-        copy = replace(letter, addressed=replace(addressed, log_entry=entry_id))
+        copy = replace(letter, addressed=replace(letter.addressed, log_entry=entry_id))
         (sent,) = await sending.copies(copy, until)
         if sent.error is not None:
             raise sent.error

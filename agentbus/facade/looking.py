@@ -6,7 +6,8 @@ from typing import Unpack
 
 from agentbus.broker.inspection import InboxView, Trace, inspect_inbox, known_addresses, trace_message
 from agentbus.channels import Channels
-from agentbus.conversations.access import check_may_read, may_read
+from agentbus.conversations.access import check_may_read, check_may_see, may_read
+from agentbus.conversations.reading import OwnHistory, own_turns
 from agentbus.facade.calls import Calls
 from agentbus.fleet.directory import Directory
 from agentbus.fleet.info import AgentInfo
@@ -59,12 +60,15 @@ class LookingCalls(Calls):
     async def trace(self, message_id: str, address: str | None = None) -> Trace:
         """Return every place and outcome of one message that is still known.
 
-        Without an address every address in use is searched, which reads all they hold; conversations of
-        other agents are left out, and raise `NotYourConversation` when they are asked for.
+        Without an address every address in use is searched, which reads all they hold. Raises
+        `NotYourConversation` for a conversation, or a direct message, of other agents.
         """
         broker, prefix = self.rooms.broker, self.settings.prefix
         searched = await self._searchable(address)
-        return await trace_message(broker, prefix, message_id, searched)
+        trace = await trace_message(broker, prefix, message_id, searched)
+        if trace.message is not None:
+            check_may_see(self._sender.agent, trace.message)
+        return trace
 
     async def _searchable(self, address: str | None) -> list[str]:
         """Return one address, or all; without the conversations of other agents."""
@@ -79,12 +83,13 @@ class LookingCalls(Calls):
         """Return every message of a conversation that is left, each after its cause, with how it ended.
 
         ``correlation_id`` is also the id of the message that began it. Without an address every address in
-        use is searched, which reads all they hold, and the archive where there is one; ``missing``, ``more``
-        and ``archive`` of the result say what is known to be missing.
+        use is searched, which reads all they hold, and the archive where there is one; ``missing``, ``more``,
+        ``archive`` and ``private`` of the result say what is known to be missing.
         """
         broker, prefix = self.rooms.broker, self.settings.prefix
         searched = await self._searchable(address)
-        return await trace_conversation(broker, prefix, correlation_id, searched, self.rooms.archive)
+        trace = await trace_conversation(broker, prefix, correlation_id, searched, self.rooms.archive)
+        return own_turns(self._sender.agent, trace)
 
     async def history(
         self,
@@ -103,7 +108,8 @@ class LookingCalls(Calls):
         `NoSuchAddress`, and `InvalidValue` for a filter, limit (1 to 10,000) or cursor.
         """
         check_may_read(self._sender.agent, parse_address(address))
-        return await self.rooms.history.page(address, filters, limit, cursor)
+        history = OwnHistory(self.rooms.history, self._sender.agent)
+        return await history.page(address, filters, limit, cursor)
 
     async def receipts(self, message_id: str) -> list[Receipt]:
         """Return how it is with each recipient of a message: stored, delivered, read, processed, refused.

@@ -16,6 +16,7 @@ from agentbus.broker.schedules import ScheduleStore
 from agentbus.broker.wake import Announcer
 from agentbus.cancellation import Cancellation, Cancelled
 from agentbus.conversations.access import check_may_read
+from agentbus.conversations.reading import OwnHistory
 from agentbus.dead_letters import DeadLetters
 from agentbus.errors import ConfigurationError, InvalidValue
 from agentbus.facade.calls import Calls
@@ -81,7 +82,7 @@ class MendingCalls(Calls):
         ``dry_run`` only counts. Raises `InvalidValue`, and `ConfigurationError` where this deployment
         archives and the archive is not known here, unless ``keep_archive``.
         """
-        if not reason.strip():
+        if not isinstance(reason, str) or not reason.strip():
             raise InvalidValue("reason", "say why the project is deleted; it is kept with the audit entry")
         rooms, prefix = self.rooms, self.settings.prefix
         store = ScheduleStore(rooms.broker, prefix, self.settings.publisher.address_limit)
@@ -141,5 +142,7 @@ class MendingCalls(Calls):
         window = milliseconds(self.settings.publisher.key_window, "key_window")
         carrier = Carrier(rooms.broker, prefix, window, Announcer(rooms.broker, prefix, self.events))
         most = self.settings.publisher.address_limit
-        replay = Replay(rooms.broker, prefix, rooms.history, carrier, window, most)
+        # Who gets it reads it: direct messages go to none but the two.
+        history = OwnHistory(rooms.history, plan.to.partition(".")[2])
+        replay = Replay(rooms.broker, prefix, history, carrier, window, most)
         return await replay.run(plan, rate=rate, allow_unknown=allow_unknown, tell=progress)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from agentbus.bindings.debts import Debts
 from agentbus.bindings.forwarding import Forwarder
 from agentbus.bindings.table import BindingTable
 from agentbus.broker.bindings import BindingStore
@@ -13,6 +14,7 @@ from agentbus.broker.carry import Carrier
 from agentbus.broker.connection import Broker, ConnectionSettings
 from agentbus.broker.embedded import EmbeddedSettings, ensure_running
 from agentbus.broker.log_watch import LogWatch
+from agentbus.broker.owed import DebtStore
 from agentbus.broker.policy_store import PolicyStore
 from agentbus.broker.registry import Registry
 from agentbus.broker.server import check_safe
@@ -55,6 +57,7 @@ class Rooms:
     bindings: BindingStore
     table: BindingTable
     forwarder: Forwarder
+    debts: Debts
     live: Live
 
     async def close(self) -> None:
@@ -119,7 +122,8 @@ def _furnished(grounds: Grounds, sender: Sender, settings: BusSettings, compose:
     broker, prefix, events = grounds.broker, grounds.prefix, grounds.events
     bindings = BindingStore(broker, prefix)
     table = BindingTable(bindings, events)
-    forwarder = Forwarder(broker, prefix, table, bindings, grounds.carrier)
+    debts = DebtStore(broker, prefix)
+    forwarder = Forwarder(broker, prefix, table, bindings, debts, grounds.carrier)
     dsn = settings.archive or archive_dsn()
     archive = LazyArchive(dsn, prefix) if dsn else None
     return Rooms(
@@ -134,6 +138,7 @@ def _furnished(grounds: Grounds, sender: Sender, settings: BusSettings, compose:
         bindings=bindings,
         table=table,
         forwarder=forwarder,
+        debts=Debts(debts, forwarder, events),
         live=Live(broker, prefix, events, compose),
     )
 

@@ -92,9 +92,15 @@ class ServingCalls(Calls):
         return Subscriber(agent, rooms.grounds, publish, answer, answers.send_part, companions, marks.of)
 
     def _bindings_of(self, agent: Agent) -> BindingCompanion:
-        rooms, settings = self.rooms, agent.settings
+        rooms = self.rooms
         return BindingCompanion(
-            agent.name, agent.addresses, settings.copies_to, agent.bindings, rooms.bindings, rooms.table
+            agent.name,
+            agent.addresses,
+            agent.settings.copies_to,
+            agent.bindings,
+            rooms.bindings,
+            rooms.table,
+            rooms.debts,
         )
 
     @asynccontextmanager

@@ -84,6 +84,9 @@ class TalkingCalls(Calls):
         Returns how many subscriptions the server passed it to: those whose pattern matches, and some that
         only nearly match. Raises `InvalidValue` for a bad field, and `BrokerError`.
         """
+        trace = self.rooms.publisher.current_trace()
+        if trace:
+            options = {"trace": trace, **options}
         return await self.rooms.live.emit(topic, body, options)
 
     def watch(

@@ -11,6 +11,8 @@ from agentbus.fleet.info import AgentInfo, info_of
 from agentbus.message.topics import check_name
 
 _MOST_CLOSE = 3
+#: Unknown names of one message that are told, each with close ones.
+_MOST_NAMED = 10
 
 
 class Directory:
@@ -49,12 +51,17 @@ class Directory:
         """Raise `UnknownRecipients` unless every one of these was registered and not forgotten."""
         unknown = await self._registry.unknown(names)
         if unknown:
-            close = await self._close(unknown)
+            # Comparing a thousand names with a thousand others holds up the event loop for half a minute.
+            close = await self._close(unknown[:_MOST_NAMED])
             named = ", ".join(
                 f"{name} (did you mean {' or '.join(near)}?)" if near else name
                 for name, near in close.items()
             )
-            raise UnknownRecipients(f"unknown recipients, nothing was sent: {named}", unknown=close)
+            more = len(unknown) - len(close)
+            raise UnknownRecipients(
+                f"unknown recipients, nothing was sent: {named}" + (f" and {more:,} more" if more else ""),
+                unknown={name: close.get(name, ()) for name in unknown},
+            )
 
     async def _no_such(self, name: str) -> NoSuchAgent:
         near = (await self._close([name]))[name]

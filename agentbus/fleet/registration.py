@@ -10,7 +10,7 @@ import socket
 
 from agentbus.broker.registry import Description, Registry, StoredInstance
 from agentbus.errors import BrokerError, BrokerUnavailable, InvalidValue
-from agentbus.events import Events
+from agentbus.events import Event, Events
 from agentbus.message.backoff import Backoff
 from agentbus.message.durations import Duration, milliseconds
 
@@ -27,6 +27,8 @@ class Registration:
         self._events = events
         self._instance = StoredInstance(_new_id(), socket.gethostname(), os.getpid(), beat_ms)
         self._begun = False
+        #: Set when the broker may have forgotten this agent.
+        self._doubtful = asyncio.Event()
 
     async def begin(self) -> None:
         """Register once; what the broker cannot take now is repeated by `run`.
@@ -39,11 +41,30 @@ class Registration:
     async def run(self) -> None:
         """Beat until cancelled."""
         backoff = Backoff()
-        while True:
-            await asyncio.sleep(self._instance.beat_ms / 1000 if self._begun else backoff.next_pause())
-            # An outage is nothing to report: whoever serves tells of it, and the next beat comes.
-            with contextlib.suppress(BrokerUnavailable):
-                await self._say()
+        stop_listening = self._events.listen(self._hear)
+        try:
+            while True:
+                await self._pause(self._instance.beat_ms / 1000 if self._begun else backoff.next_pause())
+                await self._say_if_possible()
+        finally:
+            stop_listening()
+
+    def _hear(self, event: Event) -> None:
+        # Whoever lost the agent's lease has perhaps lost the registry with it: until the next beat nobody
+        # could send to an agent that is there.
+        if event.action == "fenced" and event.address == f"agent.{self._agent.name}":
+            self._doubtful.set()
+
+    async def _pause(self, pause: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await self._doubtful.wait()
+        self._doubtful.clear()
+
+    async def _say_if_possible(self) -> None:
+        # An outage is nothing to report: whoever serves tells of it, and the next beat comes.
+        with contextlib.suppress(BrokerUnavailable):
+            await self._say()
 
     async def end(self) -> None:
         """Take this instance out."""

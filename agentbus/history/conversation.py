@@ -51,11 +51,14 @@ class ConversationTrace:
     missing: tuple[str, ...] = ()
     #: Whether there were more messages than are shown.
     more: bool = False
+    #: Whether direct messages between other agents were left out.
+    private: bool = False
 
     @property
     def complete(self) -> bool:
         """Whether nothing is known to be missing; what was trimmed without a trace nobody knows."""
-        return not self.missing and not self.more and self.archive != "unavailable"
+        left_out = self.missing or self.more or self.private
+        return not left_out and self.archive != "unavailable"
 
 
 class ArchivedConversations(Protocol):

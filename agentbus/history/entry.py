@@ -63,7 +63,7 @@ class HistoryGap:
 
     #: ``trimmed``: messages are gone. ``content``: their content is. ``archive``: it cannot be read.
     #: ``moving``: messages ended while the pages were read. ``scan``: the page ended early, go on with its
-    #: cursor. ``unknown``: it cannot be told.
+    #: cursor. ``private``: direct messages between others were left out. ``unknown``: it cannot be told.
     kind: str
     #: For people.
     reason: str
@@ -105,7 +105,7 @@ def entry_of(address: str, kept: Kept, where: str) -> HistoryEntry:
         lane=_lane_of(kept, message),
         state=kept.status,
         at_ms=kept.at_ms,
-        sent_at=_sent_at(message),
+        sent_at=None if message is None else message.timestamp,
         outcome=kept.outcome,
         consumer=kept.consumer,
         attempts=_attempts(kept),
@@ -123,14 +123,6 @@ def _lane_of(kept: Kept, message: Message | None) -> str:
     if kept.stream in ("returned", "due", "dead", "resolved", "ended") and message is not None:
         return message.priority
     return kept.stream
-
-
-def _sent_at(message: Message | None) -> datetime | None:
-    try:
-        return None if message is None else message.timestamp
-    except ValueError:
-        # Somebody else's envelope with a time that is none.
-        return None
 
 
 def _attempts(kept: Kept) -> int:

@@ -8,7 +8,7 @@ import re
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from agentbus.broker.inspection.inbox_view import ENDINGS
 from agentbus.broker.inspection.kept import Point, Window
@@ -120,11 +120,15 @@ class HistoryQuery:
         return self.grep is None or self.grep in _text_of(message)
 
 
-def new_query(address: str, filters: HistoryFilters) -> HistoryQuery:
-    """Return a query after checking it; raises `InvalidValue` that names the filter at fault."""
+def new_query(address: str, filters: HistoryFilters, now_ms: int | None = None) -> HistoryQuery:
+    """Return a query after checking it; raises `InvalidValue` that names the filter at fault.
+
+    ``now_ms`` is what "so long ago" is counted from: the server's clock, as all times of the history are.
+    """
+    _check_known(filters)
     since, until = filters.get("since"), filters.get("until")
-    since_ms = None if since is None else moment_milliseconds(since, "since")
-    until_ms = None if until is None else moment_milliseconds(until, "until")
+    since_ms = None if since is None else moment_milliseconds(since, "since", now_ms)
+    until_ms = None if until is None else moment_milliseconds(until, "until", now_ms)
     if since_ms is not None and until_ms is not None and since_ms >= until_ms:
         raise InvalidValue("until", f"{until!r} is not after since, {since!r}: nothing can be between them")
     state = _one_of(filters.get("state"), "state", _STATES)
@@ -133,7 +137,6 @@ def new_query(address: str, filters: HistoryFilters) -> HistoryQuery:
         raise InvalidValue("outcome", f"a message that is {state} has none; leave one of the two out")
     if until_ms is not None and state not in (None, "ended"):
         raise InvalidValue("until", f"a message that is {state} has not ended; leave one of the two out")
-    grep = filters.get("grep")
     return HistoryQuery(
         address=address,
         since_ms=since_ms,
@@ -141,7 +144,7 @@ def new_query(address: str, filters: HistoryFilters) -> HistoryQuery:
         type=_type_pattern(filters.get("type")),
         sender=_sender(filters.get("sender")),
         correlation_id=_correlation(filters.get("correlation_id")),
-        grep=grep.lower() if grep else None,
+        grep=_grep(filters.get("grep")),
         state=state,
         outcome=outcome,
         oldest_first=bool(filters.get("oldest_first", False)),
@@ -149,18 +152,44 @@ def new_query(address: str, filters: HistoryFilters) -> HistoryQuery:
     )
 
 
-def moment_milliseconds(value: Moment, field: str) -> int:
-    """Return a point in time, or one so long ago, as Unix milliseconds."""
-    if isinstance(value, timedelta) or (isinstance(value, str) and _AGO.fullmatch(value.strip())):
-        return max(0, round((time.time() - seconds(value, field)) * 1000))
+def counts_from_now(filters: HistoryFilters) -> bool:
+    """Whether a filter says how long ago."""
+    return any(_is_ago(moment) for moment in (filters.get("since"), filters.get("until")))
+
+
+def _is_ago(value: Moment | None) -> bool:
+    return isinstance(value, timedelta) or (isinstance(value, str) and bool(_AGO.fullmatch(value.strip())))
+
+
+def moment_milliseconds(value: Moment, field: str, now_ms: int | None = None) -> int:
+    """Return a point in time, or one so long before now, as Unix milliseconds."""
+    if _is_ago(value):
+        now = time.time() * 1000 if now_ms is None else now_ms
+        return max(0, round(now - seconds(cast("timedelta | str", value), field) * 1000))
     try:
-        return max(0, instant_milliseconds(value, field))
+        return max(0, instant_milliseconds(cast("datetime | str", value), field))
     except InvalidValue as error:
         raise InvalidValue(field, f'{error.problem}; or how long ago, such as "2h"') from None
 
 
+def _check_known(filters: HistoryFilters) -> None:
+    """Refuse what is no filter: left aside, more would be found than was asked for."""
+    unknown = filters.keys() - HistoryFilters.__annotations__.keys()
+    if unknown:
+        known = ", ".join(HistoryFilters.__annotations__)
+        raise InvalidValue(sorted(unknown)[0], f"is no filter of the history; those are {known}")
+
+
+def _grep(text: str | None) -> str | None:
+    if text is not None and not isinstance(text, str):
+        raise InvalidValue("grep", f"must be text, not {text!r}")
+    return text.lower() if text else None
+
+
 def _type_pattern(pattern: str | None) -> str | None:
     if pattern is not None:
+        if not isinstance(pattern, str):
+            raise InvalidValue("type", f"must be text, not {pattern!r}")
         check_message_type(pattern.removesuffix(".*"), "type")
     return pattern
 

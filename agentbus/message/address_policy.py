@@ -116,8 +116,8 @@ class Policy:
             check_outcomes(self.history_outcomes)
         for name in DURATIONS:
             value = getattr(self, name)
-            if value is not None:
-                seconds(value, name)
+            if value is not None and seconds(value, name) == 0 and name == "loop_window":
+                raise InvalidValue(name, "must be longer than zero; loop_messages=0 takes the limit away")
         for name in _NUMBERS - {"max_retries"}:
             value = getattr(self, name)
             least = int(name in ("limit", "dead_limit"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +13,7 @@ import orjson
 from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 
 from agentbus.errors import BodyNotSerializable, BodyTooLarge, InvalidValue, MalformedMessage
+from agentbus.message.durations import is_ttl
 from agentbus.message.message import ENVELOPE_VERSION, Message
 from agentbus.message.policy import PRIORITY_INDEX
 
@@ -25,8 +26,6 @@ _TEXT = frozenset((
 ))  # fmt: skip
 _PLAIN = frozenset((dict, list, str, int, float, bool, type(None)))
 _OPTIONAL_OBJECTS = frozenset(("delivery", "trace"))
-#: Fields that text alone does not make right.
-_NOT_TEXT = _OPTIONAL_OBJECTS | {"version", "priority", "body", "hops"}
 
 
 def encode_body(content: Any, context: Mapping[str, Any] | None, metadata: Mapping[str, Any] | None) -> Any:
@@ -131,20 +130,19 @@ def _check_field(field: str, value: Any) -> None:
     """Check a field whose wrong type would break the code that reads it."""
     if value is None:
         return
-    if field == "version":
-        _check_version(value)
-    elif field == "priority":
-        if type(value) is not str or value not in PRIORITY_INDEX:
-            raise MalformedMessage("priority", f"{value!r} is not a priority")
-    elif field == "body":
-        _check_body(value)
-    elif field == "hops":
-        _check_hops(value)
+    check = _CHECKS.get(field)
+    if check is not None:
+        check(value)
     elif field in _OPTIONAL_OBJECTS:
         if type(value) is not dict:
             raise MalformedMessage(field, f"must be an object, not {value!r}")
     elif field in _TEXT and type(value) is not str:
         raise MalformedMessage(field, f"must be text, not {value!r}")
+
+
+def _check_priority(priority: Any) -> None:
+    if type(priority) is not str or priority not in PRIORITY_INDEX:
+        raise MalformedMessage("priority", f"{priority!r} is not a priority")
 
 
 def _check_version(version: Any) -> None:
@@ -155,6 +153,16 @@ def _check_version(version: Any) -> None:
 def _check_hops(hops: Any) -> None:
     if type(hops) is not int or hops < 0:
         raise MalformedMessage("hops", f"must be a whole number of 0 or more, not {hops!r}")
+
+
+def _check_recipients(recipients: Any) -> None:
+    if type(recipients) is not list or not all(type(name) is str for name in recipients):
+        raise MalformedMessage("recipients", f"must be a list of names, not {recipients!r}")
+
+
+def _check_ttl(ttl: Any) -> None:
+    if not is_ttl(ttl):
+        raise MalformedMessage("ttl", f"must be seconds, from 0 to ten years, not {ttl!r}")
 
 
 def _check_body(body: Any) -> None:
@@ -175,6 +183,18 @@ def _check_base64(body: dict[str, Any]) -> None:
         base64.b64decode(body.get("content", ""), validate=True)
     except (ValueError, TypeError) as error:
         raise MalformedMessage("body.content", f"is not base64: {error}") from error
+
+
+_CHECKS: Mapping[str, Callable[[Any], None]] = {
+    "version": _check_version,
+    "priority": _check_priority,
+    "body": _check_body,
+    "hops": _check_hops,
+    "recipients": _check_recipients,
+    "ttl": _check_ttl,
+}
+#: Fields that text alone does not make right.
+_NOT_TEXT = _OPTIONAL_OBJECTS | _CHECKS.keys()
 
 
 @lru_cache(maxsize=1024)

@@ -35,6 +35,8 @@ class Arrival:
     delay_ms: int | None = None
     at_ms: int | None = None
     ttl_ms: int | None = None
+    #: When it was stored, by the server's clock in ms, from which its time to live counts; None = just now.
+    stored_ms: int | None = None
 
 
 class RefusedCopy(NamedTuple):
@@ -43,7 +45,7 @@ class RefusedCopy(NamedTuple):
     #: Who should have had it.
     agent: str
     #: ``no_consent``: the agent it was sent to does not allow it; ``refused``: the broker took no copy;
-    #: ``deadline``: none was confirmed in time, and it may exist.
+    #: ``deadline``: none was confirmed in time; it may exist, and is made later where it does not.
     reason: str
     #: More for people.
     detail: str = ""

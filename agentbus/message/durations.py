@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from datetime import UTC, datetime, timedelta
+from typing import TypeGuard
 
 from agentbus.errors import InvalidValue
 
@@ -46,6 +47,13 @@ def _parse(value: Duration, field: str) -> float:
         if _WHOLE.fullmatch(text):
             return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
     raise InvalidValue(field, f'must be a duration such as "500ms", "5s", "10m", "1h30m", not {value!r}')
+
+
+def is_ttl(value: object) -> TypeGuard[float]:
+    """Return whether a value of an envelope is a time to live in seconds."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return 0 <= value <= _LONGEST_SECONDS
 
 
 def milliseconds(value: Duration, field: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, cast
 
 from agentbus.message.policy import Priority
@@ -32,7 +32,7 @@ class Message:
     @property
     def version(self) -> int:
         """The version of the envelope format."""
-        return int(self._envelope.get("version", ENVELOPE_VERSION))
+        return int(self._envelope.get("version") or ENVELOPE_VERSION)
 
     @property
     def message_id(self) -> str:
@@ -62,12 +62,12 @@ class Message:
     @property
     def recipients(self) -> tuple[str, ...]:
         """Every agent named by a message to several."""
-        return tuple(self._envelope.get("recipients", ()))
+        return tuple(self._envelope.get("recipients") or ())
 
     @property
     def recipient_mode(self) -> str:
         """``direct``, ``multi`` or ``broadcast``."""
-        return cast("str", self._envelope.get("recipient_mode", "direct"))
+        return cast("str", self._envelope.get("recipient_mode") or "direct")
 
     @property
     def channel(self) -> str | None:
@@ -82,13 +82,17 @@ class Message:
     @property
     def priority(self) -> Priority:
         """One of critical, high, normal, low, background."""
-        return cast("Priority", self._envelope.get("priority", "normal"))
+        return cast("Priority", self._envelope.get("priority") or "normal")
 
     @property
     def timestamp(self) -> datetime | None:
-        """When the sender created the message, by the sender's clock."""
-        text = self._envelope.get("timestamp")
-        return datetime.fromisoformat(text) if isinstance(text, str) else None
+        """When the sender created the message, by the sender's clock; None when it does not say."""
+        try:
+            moment = datetime.fromisoformat(self._envelope["timestamp"])
+        except (KeyError, TypeError, ValueError):
+            # Written by hand. Not checked when it is decoded: that would cost each message something.
+            return None
+        return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
     @property
     def ttl(self) -> float | None:

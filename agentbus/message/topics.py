@@ -115,15 +115,15 @@ def conversation_of(one: str, other: str) -> str:
     return CONVERSATION + ":".join(sorted((one, other)))
 
 
-def parse_conversation(text: str) -> str:
+def parse_conversation(text: str, field: str = "address") -> str:
     """Return ``dm:<a>:<b>`` with its agents in order; raises `InvalidTopic` that says what is wrong."""
     names = text.removeprefix(CONVERSATION).split(":")
     if not text.startswith(CONVERSATION) or len(names) != 2:
-        raise InvalidTopic("address", f"{text!r} is no conversation; that is dm:<agent>:<other agent>")
+        raise InvalidTopic(field, f"{text!r} is no conversation; that is dm:<agent>:<other agent>")
     try:
         return conversation_of(*names)
     except InvalidValue as error:
-        raise InvalidTopic("address", f"in {text!r}, {error.problem}") from None
+        raise InvalidTopic(field, f"in {text!r}, {error.problem}") from None
 
 
 def parties_of(conversation: str) -> tuple[str, str]:
@@ -171,17 +171,19 @@ def is_topic(text: str) -> bool:
     return True
 
 
-def parse_address(address: str) -> str:
+def parse_address(address: str, field: str = "address") -> str:
     """Return an inbox, a channel or a conversation after checking it; a bare name means an agent's inbox."""
+    if not isinstance(address, str):
+        raise InvalidTopic(field, f"must be text such as agent.reviewer, not {address!r}")
     if "*" in address or ">" in address:
-        raise InvalidTopic("address", f"{address!r} has a wildcard; give one address")
+        raise InvalidTopic(field, f"{address!r} has a wildcard; give one address")
     if is_conversation(address):
-        return parse_conversation(address)
+        return parse_conversation(address, field)
     kind, dot, name = address.partition(".")
     if not dot:
-        return f"{AGENT}.{check_name(address, 'address')}"
-    _check_kind(address, kind, "address")
-    return f"{kind}.{check_name(name, 'address')}"
+        return f"{AGENT}.{check_name(address, field)}"
+    _check_kind(address, kind, field)
+    return f"{kind}.{check_name(name, field)}"
 
 
 def parse_scope(text: str) -> tuple[str, str]:
@@ -192,12 +194,12 @@ def parse_scope(text: str) -> tuple[str, str]:
     return destination.address, destination.message_type
 
 
-def parse_inbox(address: str) -> str:
+def parse_inbox(address: str, field: str = "address") -> str:
     """Return an inbox after checking it; raise `InvalidTopic` for a channel, which holds no work."""
-    found = parse_address(address)
+    found = parse_address(address, field)
     if is_channel(found):
         raise InvalidTopic(
-            "address",
+            field,
             f"{found} is a channel: a log that nobody takes work from; this needs an inbox, agent.<name>",
         )
     return found
@@ -225,7 +227,5 @@ def _check_kind(text: str, kind: str, field: str = "topic") -> None:
         raise InvalidTopic(field, f"{text!r}: {kind!r} addresses cannot be published to in this version")
     if kind not in INBOX_KINDS and kind not in CHANNEL_KINDS:
         kinds = ", ".join(f"{known}." for known in (*INBOX_KINDS, *CHANNEL_KINDS))
-        raise InvalidTopic(field, f"{text!r} begins with {kind!r}; {_PLURALS[field]} begin with {kinds}")
-
-
-_PLURALS = {"topic": "topics", "address": "addresses"}
+        whatever = "topics" if field == "topic" else "addresses"
+        raise InvalidTopic(field, f"{text!r} begins with {kind!r}; {whatever} begin with {kinds}")

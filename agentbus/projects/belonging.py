@@ -15,7 +15,7 @@ class Belonging:
 
     def __init__(self, project: str) -> None:
         """``project`` is its id, as in ``project.<id>``; raises `InvalidValue` for one that is none."""
-        if "*" in project or ">" in project:
+        if isinstance(project, str) and ("*" in project or ">" in project):
             raise InvalidValue("project", f"{project!r} has a wildcard; one project is deleted at a time")
         self.project = check_name(project, "project")
         #: The project's own channel.

@@ -24,6 +24,8 @@ class ProjectRemoval:
     logged: int = 0
     #: Recurring messages that will not be sent any more.
     schedules: int = 0
+    #: Messages of which copies for bound agents were still owed, and are not made any more.
+    owed: int = 0
     #: Somebody handles them; delete again when they have ended.
     left_in_flight: int = 0
     #: Cancelled, but they stand behind others in their lane; nobody gets them, and they go with them.

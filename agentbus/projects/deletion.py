@@ -15,8 +15,10 @@ from agentbus.broker.connection import Broker
 from agentbus.broker.dead_letters import LetterBox
 from agentbus.broker.erasing import ChannelEraser, InboxEraser
 from agentbus.broker.inspection.counts import scan_addresses
+from agentbus.broker.owed import DebtStore, Record
 from agentbus.broker.schedules import ScheduleStore
 from agentbus.errors import BrokerRefused
+from agentbus.message.owed import text_of
 from agentbus.message.topics import is_channel
 from agentbus.projects.belonging import Belonging
 from agentbus.projects.deleted import ProjectDeleted, ProjectRemoval, sums
@@ -60,6 +62,8 @@ class ProjectDeletion:
         if not self._dry_run:
             await note({**head, "phase": "intent"})
         places, refused, searched = list[ProjectRemoval](), dict[str, str](), 0
+        # First: else somebody makes a copy of what is removed, where nothing is looked for any more.
+        owed = await self._strike(refused)
         async for address in self._addresses():
             searched += 1
             try:
@@ -68,6 +72,7 @@ class ProjectDeletion:
                 # One address that is broken by hand keeps the project's messages nowhere else.
                 refused[address] = str(error)
                 continue
+            place = replace(place, owed=owed.get(address, 0))
             if place.touched:
                 places.append(place)
         rows = None
@@ -91,6 +96,26 @@ class ProjectDeletion:
                 if name != self._belonging.address:
                     yield name
         yield self._belonging.address
+
+    # --- copies that are owed ---
+
+    async def _strike(self, refused: dict[str, str]) -> dict[str, int]:
+        """Strike off the copies of the project's messages that are owed; returns of how many, by address."""
+        debts, struck = DebtStore(self._broker, self._prefix), dict[str, int]()
+        for address in await debts.addresses():
+            try:
+                async for records in _chunks(self._owed(debts, address)):
+                    struck[address] = struck.get(address, 0) + len(records)
+                    if not self._dry_run:
+                        await debts.strike(address, [(record.message_id, ()) for record in records])
+            except BrokerRefused as error:
+                refused[address] = str(error)
+        return struck
+
+    async def _owed(self, debts: DebtStore, address: str) -> AsyncIterator[Record]:
+        async for record in debts.records(address):
+            if self._belonging.holds(text_of(record.text)):
+                yield record
 
     # --- channels ---
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from agentbus.errors import ConfigurationError, InvalidValue
+from agentbus.errors import ConfigurationError, InvalidTopic, InvalidValue
 from agentbus.message.durations import Duration, seconds
 from agentbus.message.policy import Retry
 from agentbus.message.topics import (
@@ -15,6 +15,7 @@ from agentbus.message.topics import (
     Topic,
     check_message_type,
     check_name,
+    is_topic,
     parse_scope,
     parse_topic,
 )
@@ -221,7 +222,14 @@ def _place_of(topic: str | Topic[Any, Any]) -> tuple[str | None, str]:
     if dot and kind in CHANNEL_KINDS:
         address, message_type = parse_scope(topic)
         return address, message_type or ANY_TYPE
-    return None, check_message_type(topic)
+    if isinstance(topic, str) and is_topic(topic):
+        # A type may be written like that, too; nobody ever meant it, and such a handler is never called.
+        raise InvalidTopic(
+            "topic",
+            f"{topic!r} is the topic of an inbox; a handler is for what comes to its own agent: "
+            f"{topic.split('.', 2)[2]!r}",
+        )
+    return None, check_message_type(topic, "topic")
 
 
 def _refuse_for_inbox(**options: Any) -> None:

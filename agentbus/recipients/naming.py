@@ -49,7 +49,7 @@ def check_type(message_type: str) -> str:
 
 def check_channel(channel: str) -> str:
     """Return the address of a channel that a message can be said in."""
-    address = parse_address(channel)
+    address = parse_address(channel, "channel")
     if is_conversation(address):
         raise InvalidTopic("channel", f"{address} is a conversation; send with `bus.dm(to, body)`")
     if not is_channel(address):

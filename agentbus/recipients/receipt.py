@@ -36,20 +36,24 @@ class Receipt:
         return getattr(self, f"{level}_at") is not None
 
     def to_record(self) -> dict[str, Any]:
-        """Return it as a JSON object: agent, the four times, and refused."""
+        """Return it as a JSON object: agent, the four times, refused and acknowledged."""
         record: dict[str, Any] = {"agent": self.agent}
         for level in LEVELS:
             at: datetime | None = getattr(self, f"{level}_at")
             shown = None if at is None else at.isoformat(timespec="milliseconds")
             record[f"{level}_at"] = None if shown is None else shown.replace("+00:00", "Z")
-        return {**record, "refused": self.refused}
+        return {**record, "refused": self.refused, "acknowledged": self.acknowledged}
 
 
 def receipt_of(row: Row) -> Receipt:
-    """Return a row for people: what a later mark proves is not left open because its own was lost."""
-    read = _first(row.read, row.processed)
-    delivered = _first(row.delivered, read)
-    stored = _first(row.stored, delivered)
+    """Return a row for people: what a later step proves is not left open because its own mark was lost.
+
+    Nor is it shown as later than that step: a mark bears the time at which it was written, and the end of a
+    message, where its mark was lost, that of the broker's own record.
+    """
+    read = _no_later(row.read, row.processed)
+    delivered = _no_later(row.delivered, read)
+    stored = _no_later(row.stored, delivered)
     refused = None
     if row.processed is None:
         refused = row.ended or (row.unstored if stored is None else None)
@@ -71,8 +75,10 @@ def check_level(level: str) -> str:
     return level
 
 
-def _first(own: int | None, proof: int | None) -> int | None:
-    return proof if own is None else own
+def _no_later(own: int | None, proof: int | None) -> int | None:
+    if own is None or proof is None:
+        return proof if own is None else own
+    return min(own, proof)
 
 
 def _instant(milliseconds: int | None) -> datetime | None:

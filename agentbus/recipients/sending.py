@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import uuid_utils
@@ -39,6 +40,13 @@ class Letter:
     options: PublishOptions
     addressed: Addressing
 
+    @property
+    def topic(self) -> str:
+        """Where it is said, or who gets it, and what it is."""
+        said_in, names = self.addressed.channel, self.addressed.recipients
+        to = names[0] if len(names) == 1 else "*"
+        return f"{said_in or f'agent.{to}'}.{self.message_type}"
+
     def copy_for(self, topic: str, limit_bytes: int) -> Outgoing:
         """Return the copy for one address."""
         return compose(self.sender, topic, self.body, self.options, limit_bytes, self.addressed)
@@ -70,16 +78,23 @@ class Sending:
         names, kind = check_recipients(to), check_type(message_type)
         address = None if channel is None else check_channel(channel)
         addressed = Addressing(message_id_for(sender, options), names, "multi", address)
-        letter = Letter(sender, kind, body, options, addressed)
-        until = self.until(options)
-        self.check(letter)
-        if not allow_unknown:
-            await self.check_known(names, until)
-        await self.open(letter, until)
-        logged = await self.log(letter, until) if address is not None else None
-        return self.result(letter, await self.copies(letter, until), logged)
+        with self.spanned(Letter(sender, kind, body, options, addressed)) as letter:
+            until = self.until(options)
+            self.check(letter)
+            if not allow_unknown:
+                await self.check_known(names, until)
+            await self.open(letter, until)
+            logged = await self.log(letter, until) if address is not None else None
+            return self.result(letter, await self.copies(letter, until), logged)
 
     # --- the steps, in their order ---
+
+    @contextmanager
+    def spanned(self, letter: Letter) -> Iterator[Letter]:
+        """Span all steps together; yields the letter with the trace it is part of."""
+        of = self._publisher.spanned(letter.sender, letter.topic, letter.addressed.message_id, letter.options)
+        with of as options:
+            yield replace(letter, options=options)
 
     def until(self, options: PublishOptions) -> float:
         """Return the loop time up to which all steps together may take."""
@@ -153,20 +168,21 @@ def message_id_for(sender: Sender, options: PublishOptions) -> str:
     return str(uuid.uuid5(_KEYED, f"{sender.agent or ''}/{key}"))
 
 
-async def until_answered(step: Callable[[], Awaitable[Result]], until: float) -> Result:
+async def until_answered(
+    step: Callable[[], Awaitable[Result]], until: float, so_far: str = "nothing was sent"
+) -> Result:
     """Repeat a step that changes nothing twice until the broker answers, or the deadline has passed."""
-    backoff = Backoff()
+    backoff, problem = Backoff(), "the broker did not answer"
     try:
         async with asyncio.timeout_at(until):
             while True:
                 try:
                     return await step()
-                except (BrokerUnavailable, BrokerOutOfMemory):
+                except (BrokerUnavailable, BrokerOutOfMemory) as error:
+                    problem = str(error)
                     await asyncio.sleep(backoff.next_pause())
     except TimeoutError:
-        raise PublishTimeout(
-            "the broker did not answer before the deadline; nothing was sent", uncertain=False
-        ) from None
+        raise PublishTimeout(f"{so_far} before the deadline: {problem}", uncertain=False) from None
 
 
 def _marks_of(sent: SentTo, options: PublishOptions) -> dict[str, int | str | None]:

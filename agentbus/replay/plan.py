@@ -116,8 +116,8 @@ def new_plan(
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
         raise InvalidValue("limit", f"must be a whole number from 1, not {limit!r}")
     if replay_id is not None and not _ID.fullmatch(replay_id):
-        raise InvalidValue("id", f"{replay_id!r} is none: 1 to 63 letters, digits, '_' and '-'")
-    found, target = parse_address(address), parse_inbox(to)
+        raise InvalidValue("replay_id", f"{replay_id!r} is none: 1 to 63 letters, digits, '_' and '-'")
+    found, target = parse_address(address), parse_inbox(to, "to")
     unknown = filters.keys() - ReplayFilters.__annotations__.keys()
     if unknown:
         known = ", ".join(ReplayFilters.__annotations__)
@@ -131,10 +131,11 @@ def new_plan(
 def begun(plan: ReplayPlan, server_ms: int) -> ReplayState:
     """Return the state of a replay that begins now: it never comes to what it causes itself."""
     since, until = plan.filters.get("since"), plan.filters.get("until")
+    end = server_ms + 1
     return ReplayState(
         plan.asked,
-        None if since is None else moment_milliseconds(since, "since"),
-        server_ms + 1 if until is None else min(moment_milliseconds(until, "until"), server_ms + 1),
+        None if since is None else moment_milliseconds(since, "since", server_ms),
+        end if until is None else min(moment_milliseconds(until, "until", server_ms), end),
     )
 
 
@@ -143,10 +144,13 @@ def resumed(plan: ReplayPlan, record: dict[str, Any]) -> ReplayState:
     try:
         state = ReplayState(**record)
     except TypeError:
-        raise InvalidValue("id", f"the record of replay {plan.id} is damaged; use another id") from None
+        raise InvalidValue(
+            "replay_id", f"the record of replay {plan.id} is damaged; use another id"
+        ) from None
     if state.asked != plan.asked:
         raise InvalidValue(
-            "id", f"{plan.id} is another replay: {_shown(state.asked)}; repeat that one, or use another id"
+            "replay_id",
+            f"{plan.id} is another replay: {_shown(state.asked)}; repeat that one, or use another id",
         )
     return state
 

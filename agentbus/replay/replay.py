@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from agentbus.broker.carry import Carrier, Origin
 from agentbus.broker.connection import Broker
@@ -18,11 +18,12 @@ from agentbus.broker.dead_letters import server_ms
 from agentbus.broker.inspection import InboxCounts, Unreadable, count_addresses, known_addresses
 from agentbus.broker.keys import inbox_keys
 from agentbus.broker.replays import ReplayRecords
-from agentbus.errors import ArchiveUnavailable, BrokerRefused, NoSuchAgent
+from agentbus.errors import ArchiveUnavailable, BrokerRefused, NoSuchAddress, NoSuchAgent
 from agentbus.history.entry import HistoryEntry, HistoryGap, HistoryPage
-from agentbus.history.history import History
+from agentbus.history.query import HistoryFilters
 from agentbus.message.codec import encode
 from agentbus.message.message import Message
+from agentbus.message.topics import is_inbox
 from agentbus.replay.pacing import MOST_UNSETTLED, Pace
 from agentbus.replay.plan import Replayed, ReplayPlan, ReplayProgress, ReplayState, at, begun, resumed
 
@@ -34,11 +35,20 @@ _NO_LIMIT = 2**31
 Tell = Callable[[ReplayProgress], None]
 
 
+class Past(Protocol):
+    """The history, as far as it may be replayed."""
+
+    async def page(
+        self, address: str, filters: HistoryFilters, limit: int, cursor: str | None = None
+    ) -> HistoryPage:
+        """Return one page. Raises `NoSuchAddress`."""
+
+
 class Replay:
     """Replays the history of addresses."""
 
     def __init__(
-        self, broker: Broker, prefix: str, history: History, carrier: Carrier, window_ms: int, most: int
+        self, broker: Broker, prefix: str, history: Past, carrier: Carrier, window_ms: int, most: int
     ) -> None:
         """``window_ms``: how long what was carried is known; ``most``: what an inbox may hold."""
         self._broker = broker
@@ -65,7 +75,7 @@ class Replay:
         state = await self._begin(plan)
         plan = at(plan, state)
         while not state.ended:
-            page = await self._history.page(plan.address, plan.query, self._size(plan, state), state.cursor)
+            page = await self._page(plan, state)
             _check_archive(plan, page)
             state = await self._replay_page(plan, state, page, pace, told)
             await self._records.save(plan.id, state.to_record())
@@ -76,6 +86,14 @@ class Replay:
         state = begun(plan, await server_ms(self._broker))
         record = await self._records.begin(plan.id, state.to_record())
         return state if record is None else resumed(plan, record)
+
+    async def _page(self, plan: ReplayPlan, state: ReplayState) -> HistoryPage:
+        try:
+            return await self._history.page(plan.address, plan.query, self._size(plan, state), state.cursor)
+        except NoSuchAddress:
+            # A mistake of writing: the same id is for the one that is meant.
+            await self._records.forget(plan.id)
+            raise
 
     def _size(self, plan: ReplayPlan, state: ReplayState) -> int:
         return _PAGE if plan.limit is None else max(1, min(_PAGE, plan.limit - state.count))
@@ -124,7 +142,7 @@ class Replay:
         ledger = inbox_keys(self._prefix, address).ledger
         if await self._broker.execute("HGET", ledger, "served") is not None:
             return
-        known = await known_addresses(self._broker, self._prefix)
+        known = [one for one in await known_addresses(self._broker, self._prefix) if is_inbox(one)]
         close = [one for one in difflib.get_close_matches(address, known, n=3) if one != address]
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
         raise NoSuchAgent(f"nobody has ever served {address}{hint} (allow_unknown replays all the same)")

@@ -6,7 +6,7 @@ import asyncio
 import math
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -225,6 +225,7 @@ class AddressQueue:
             if not self._forwarding.fresh:
                 await self._forwarding.ensure_fresh()
             await self._note_address(self._target.address, again)
+            owed = None if self._forwarding.quiet else await self._owed(again)
         except (BrokerUnavailable, BrokerOutOfMemory):
             return None
         if self._deserted:
@@ -233,15 +234,26 @@ class AddressQueue:
         if batch is None:
             return None
         sent_before, self._sent = self._sent, True
+        # A repetition may note something else: it is answered from the record, or it is the first to arrive.
+        options = batch.options_with(owed) if owed else batch.options
         try:
             return await self._target.publish(
-                self._producer, self._next, batch.lanes, batch.options, batch.texts, self._limits
+                self._producer, self._next, batch.lanes, options, batch.texts, self._limits
             )
         except BrokerUnavailable as error:
             self._sent = sent_before or error.uncertain
         except BrokerOutOfMemory:
             self._sent = sent_before
         return None
+
+    async def _owed(self, again: bool) -> Mapping[str, Sequence[str]]:
+        """Return, by topic, to whom copies of messages of the flying batch are owed once it is stored."""
+        if self._flying is None:
+            return {}
+        owed = self._forwarding.owed(self._flying.topics)
+        if owed:
+            await self._forwarding.expect(self._target.address, again)
+        return owed
 
     def _note_answer(self, batch: Batch, answer: BatchAnswer, after_failure: bool) -> None:
         self._next += len(batch.parts)

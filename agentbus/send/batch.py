@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from agentbus.message.address_policy import LOOP_LIMITS
+from agentbus.message.owed import DebtNotes
 from agentbus.send.stored import Waiting
 
 _DIGITS = "01234"
@@ -31,6 +32,25 @@ class Batch:
     def abandoned(self) -> bool:
         """Whether every caller has given up."""
         return all(part.gone for part in self.parts)
+
+    @property
+    def topics(self) -> set[str]:
+        """What it has messages for."""
+        return {part.outgoing.destination.topic for part in self.parts}
+
+    def options_with(self, owed: Mapping[str, Sequence[str]]) -> str:
+        """Return the options, and what is owed: copies to these agents, by topic."""
+        notes = DebtNotes()
+        for part in self.parts:
+            message = part.outgoing
+            topic = message.destination.topic
+            agents = owed.get(topic)
+            if agents is None:
+                notes.skip()
+            else:
+                notes.enter(message.message_id, topic, message.lane, message.option, agents)
+        options = orjson.loads(self.options) if self.options else {}
+        return orjson.dumps({**options, "owed": notes.told()}).decode()
 
 
 def freeze(parts: Sequence[Waiting]) -> Batch:

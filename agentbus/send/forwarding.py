@@ -6,7 +6,7 @@ What is copied where is no concern of the way out; it is handed in.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Protocol
 
 from agentbus.message.copies import NO_COPIES, Arrival, Copies
@@ -40,6 +40,12 @@ class Forwarding(Protocol):
     def quiet(self) -> bool:
         """Whether nothing is copied at all."""
 
+    def owed(self, topics: Set[str]) -> Mapping[str, Sequence[str]]:
+        """Return, by topic, the agents to which copies are owed as soon as a message of it is stored."""
+
+    async def expect(self, address: str, again: bool) -> None:
+        """Say that copies may be owed at an address, before the first of them is; raises `BrokerError`."""
+
     def concerns(self, topic: str) -> bool:
         """Whether messages of a topic are copied."""
 
@@ -63,6 +69,13 @@ class NoForwarding:
 
     async def close(self) -> None:
         """Nothing to wait for."""
+
+    def owed(self, topics: Set[str]) -> Mapping[str, Sequence[str]]:
+        """Nothing."""
+        return {}
+
+    async def expect(self, address: str, again: bool) -> None:
+        """Never called: nothing is owed."""
 
     def concerns(self, topic: str) -> bool:
         """No."""

@@ -159,6 +159,24 @@ class Publisher:
         await self._tell_loops(results)
         return results
 
+    @contextlib.contextmanager
+    def spanned(
+        self, sender: Sender, topic: str, message_id: str, options: PublishOptions
+    ) -> Iterator[PublishOptions]:
+        """Span a message that is sent in several steps; yields its options, with the trace it is part of."""
+        tracer = self._tracing.tracer
+        if tracer is None:
+            yield options
+            return
+        conversation = _conversation(options)
+        with sending(tracer, topic, sender.agent, conversation) as span:
+            sent(span, message_id, conversation)
+            yield {"trace": current_trace(), **options}
+
+    def current_trace(self) -> dict[str, str]:
+        """Return the trace that runs here, for what is sent in another way; empty where nobody collects."""
+        return {} if self._tracing.tracer is None else current_trace()
+
     async def publish_each(
         self, composed: Iterable[Outgoing], options: PublishOptions
     ) -> list[Stored | Exception]:

@@ -86,6 +86,11 @@ def _why_unknown(address: str, recipient: tuple[str, str]) -> str:
 def _why_full(address: str, rest: str, limit: int, is_channel: bool) -> str:
     allowed = f"as its limit allows ({limit:,} unless its policy says otherwise)"
     cause, _, waiting = rest.partition(" ")
+    if cause == "owed":
+        return (
+            f"at {address} copies of {waiting} messages are owed to agents that are bound to their topics, "
+            "and nobody makes them; `agentbus workers run reclaim` does"
+        )
     if is_channel:
         trims = "`agentbus workers run retention` trims it"
         return f"the log of {address} holds as many messages {allowed}; {trims}"

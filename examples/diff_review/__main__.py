@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from agentbus import Bus
@@ -48,4 +49,6 @@ def report(decision: Decision) -> None:
 
 
 if __name__ == "__main__":
+    if find_spec("ruff") is None:
+        sys.exit("one of the reviewers runs ruff, which is not installed: pip install ruff")
     report(asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else "embedded://")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from dataclasses import dataclass
 
 from agentbus import Agent, Bus, Message
@@ -38,23 +39,32 @@ class Planner:
 
     async def review(self, name: str, changes: list[Change]) -> Decision:
         """Have a change reviewed and decide about it."""
+        # One conversation: the project holds those of before as well. `agentbus trace` shows it by this id.
+        review = f"review-{secrets.token_hex(4)}"
         for change in changes:
-            sent = await self._bus.send("review", change, to=self._reviewers, channel=PROJECT)
+            sent = await self._bus.send(
+                "review", change, to=self._reviewers, channel=PROJECT, correlation_id=review
+            )
             await sent.wait_all("processed", timeout="60s")
         proposal = Proposal(change=name, verdict="merge")
-        said = await self._bus.collect(f"{PROJECT}.proposal", proposal, deadline="10s", reply=Objection)
+        said = await self._bus.collect(
+            f"{PROJECT}.proposal", proposal, deadline="10s", reply=Objection, correlation_id=review
+        )
         objections = [answer.content for answer in said if answer.content is not None]
-        answers = {each.reviewer: await self._ask(each.reviewer, name) for each in objections}
+        answers = {each.reviewer: await self._ask(each.reviewer, name, review) for each in objections}
         verdict = "rework" if objections or said.missing else "merge"
-        await self._bus.publish(f"{PROJECT}.verdict", Proposal(change=name, verdict=verdict))
-        return Decision(verdict, await self._findings(), objections, answers)
+        decided = Proposal(change=name, verdict=verdict)
+        await self._bus.publish(f"{PROJECT}.verdict", decided, correlation_id=review)
+        return Decision(verdict, await self._findings(review), objections, answers)
 
-    async def _ask(self, reviewer: str, about: str) -> str:
+    async def _ask(self, reviewer: str, about: str, review: str) -> str:
         answer = self._answered[reviewer] = asyncio.get_running_loop().create_future()
         question = Question(asker="planner", about=about, text="what would you change first?")
-        await self._bus.dm(reviewer, question, type="question", correlation_id=about)
+        await self._bus.dm(reviewer, question, type="question", correlation_id=review)
         return await asyncio.wait_for(answer, 30)
 
-    async def _findings(self) -> list[Finding]:
-        page = await self._bus.history(PROJECT, type="finding", limit=1_000, oldest_first=True)
+    async def _findings(self, review: str) -> list[Finding]:
+        page = await self._bus.history(
+            PROJECT, type="finding", correlation_id=review, limit=1_000, oldest_first=True
+        )
         return [Finding.model_validate(entry.message.content) for entry in page.entries if entry.message]

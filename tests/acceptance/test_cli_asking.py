@@ -38,6 +38,7 @@ async def test_a_channel_is_asked_and_an_answer_is_read_in_parts(
 
         async with bus.serving(away):
             pass
+        assert answer["at"].endswith("Z") and "T" in answer["at"]
         some = await asyncio.to_thread(command, *ask, "1s")
         assert some.returncode == 5 and "no answer from away" in some.stderr and "anna" in some.stdout
 

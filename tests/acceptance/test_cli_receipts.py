@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from agentbus import Bus, BusSettings
 from agentbus.testing import BrokerForTests
 from tests.acceptance.cli_process import CommandLine
+from tests.acceptance.terminal import on_terminal
 
 
 async def test_receipts_are_shown_and_waited_for(
@@ -28,3 +30,5 @@ async def test_receipts_are_shown_and_waited_for(
     shown, bob = command.records("receipts", sent.message_id)
     assert shown == ann.to_record() and shown["processed_at"]
     assert (bob["agent"], bob["read_at"], bob["refused"]) == ("bob", None, None)
+    table = on_terminal(command, "receipts", sent.message_id, COLUMNS="80").text
+    assert len(re.findall(r"\d\d:\d\d:\d\d\.\d\d\d", table)) == 5, "no time is broken into two lines"

@@ -33,6 +33,10 @@ def test_agents_review_a_diff_and_a_person_reads_along(
             cwd=tmp_path, env=command.environment, stdout=log, stderr=subprocess.DEVNULL,
         ) as person,
     ):  # fmt: skip
+        # What a review has left behind that was broken off is none of this one's.
+        change = '{"file": "old.py", "text": "try: 1\\nexcept: 2\\n", "new_lines": [2]}'
+        for reviewer in ("tree", "ruff"):
+            assert command("pub", f"agent.{reviewer}.review", change).returncode == 0
         finished = subprocess.run(
             [sys.executable, "-m", "examples.diff_review", broker.url],
             cwd=tmp_path, env=command.environment, capture_output=True, text=True, timeout=50, check=False,
@@ -46,8 +50,9 @@ def test_agents_review_a_diff_and_a_person_reads_along(
     assert "! stock.py:35: except: a bare except hides KeyboardInterrupt and every mistake" in printed
     assert "  report.py:18: E711: Comparison to `None` should be `cond is None`" in printed
     assert "ruff would begin with stock.py:22" in printed and "tree would begin with stock.py:22" in printed
-    assert printed.endswith("verdict: rework\n")
-    types = [json.loads(line)["message"]["message_type"] for line in seen.read_text().splitlines()]
+    assert printed.endswith("verdict: rework\n") and "old.py" not in printed
+    lines = [line for line in seen.read_text().splitlines() if "old.py" not in line]
+    types = [json.loads(line)["message"]["message_type"] for line in lines]
     assert types.count("review") == 2 and types.count("finding") == 8
     assert types[-2:] == ["proposal", "verdict"]
 

@@ -26,19 +26,31 @@ from tests.chaos.fleet_figures import FleetResult, fleet_figures_of
 from tests.chaos.mixed import MixedResult, figures_of, run_mixed
 from tests.chaos.patience import run_patience
 from tests.chaos.poison import run_poison
+from tests.chaos.recipients import RecipientsResult, recipients_figure_of, run_recipients
 from tests.chaos.recovery import run_recovery
 from tests.chaos.report import PLACE, Circumstances, commit, show, write
-from tests.chaos.scale import CHANNEL_EPISODE, EPISODE, FLEET_EPISODE, QUICK, Scale
+from tests.chaos.scale import CHANNEL_EPISODE, EPISODE, FLEET_EPISODE, QUICK, RECIPIENTS_EPISODE, Scale
 from tests.chaos.soak import run_soak
 from tests.chaos.stage import Stage
 from tests.chaos.zombies import run_zombies
 from tests.postgres import NoPostgres
 
-RUNS = ("mixed", "fleet", "channels", "ambiguous", "recovery", "patience", "zombies", "poison", "soak")
+RUNS = (
+    "mixed",
+    "fleet",
+    "channels",
+    "recipients",
+    "ambiguous",
+    "recovery",
+    "patience",
+    "zombies",
+    "poison",
+    "soak",
+)
 
 
 #: One figure of each run: with all of them the page is written.
-_PUBLISHED = {"F1", "Fleet", "Channels", "F3", "F4", "F4b", "F5", "F9", "R5"}
+_PUBLISHED = {"F1", "Fleet", "Channels", "Recipients", "F3", "F4", "F4b", "F5", "F9", "R5"}
 
 
 class Session:
@@ -60,6 +72,8 @@ class Session:
                 return fleet_figures_of(self._fleet())
             case "channels":
                 return [channel_figure_of(self._channels())]
+            case "recipients":
+                return [recipients_figure_of(self._recipients())]
             case "ambiguous":
                 return [run_ambiguous(seed, scale.ambiguous, binary=binary)]
             case "recovery":
@@ -94,6 +108,18 @@ class Session:
                 break
             sync = ("always", "everysec")[number % 2]
             result.add(run_channels(f"{self._seed}.{number}", messages, faults, self._binary, sync))
+        return result
+
+    def _recipients(self) -> RecipientsResult:
+        """Several runs of named recipients, as mixed ones."""
+        result, scale = RecipientsResult(), self._scale
+        for number, (messages, faults) in enumerate(
+            _episodes(scale.recipients, scale.recipient_faults, RECIPIENTS_EPISODE)
+        ):
+            if number and time.monotonic() > self._until:
+                break
+            sync = ("always", "everysec")[number % 2]
+            result.add(run_recipients(f"{self._seed}.{number}", messages, faults, self._binary, sync))
         return result
 
     def _fleet(self) -> FleetResult:

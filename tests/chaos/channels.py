@@ -6,7 +6,6 @@ The books of each cursor and each inbox close at the end; a judge compares what 
 from __future__ import annotations
 
 import contextlib
-import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,10 +15,11 @@ import redis
 
 from agentbus.broker.embedded import ServerBinary
 from agentbus.broker.keys import channel_keys
+from tests.chaos.cast import LEASE, Cast
 from tests.chaos.figure import Figure, zero_of
 from tests.chaos.gate import Gate
 from tests.chaos.judges import Finding
-from tests.chaos.plan import CHANNELS, Fault, faults
+from tests.chaos.plan import CHANNELS, faults
 from tests.chaos.reading_judge import judge_reading
 from tests.chaos.readings import Reading, read
 from tests.chaos.stage import RunFailed, Stage
@@ -27,11 +27,6 @@ from tests.chaos.stage import RunFailed, Stage
 _MAIN, _SHORT = "channel.main", "channel.short"
 #: Writers to their channel, and the deadline of their publishes: a short one makes uncertain answers.
 _WRITERS = {"plain": (_MAIN, 30.0), "keyed": (_MAIN, 30.0), "hasty": (_MAIN, 0.4), "brief": (_SHORT, 30.0)}
-_LEASE = 2.0
-#: Longer than a lease, so that others take over.
-_FROZEN_SECONDS = _LEASE + 2.0
-#: How much longer than before a fault of a mixed run: some must live for a lease, to take over.
-_PACE = 4.0
 _AWAY = "away"
 
 
@@ -83,59 +78,44 @@ class ChannelRun:
         self._seed = seed
         self._share = messages // len(_WRITERS)
         self._faults = list(faults(seed, kills, CHANNELS))
-        self._publishers: dict[str, int] = {}
-        #: Process to the agent that it serves.
-        self._agents: dict[int, str] = {}
-        #: Frozen process to the moment at which it may go on.
-        self._frozen: dict[int, float] = {}
-        self._broken: Counter[str] = Counter()
+        self._cast = Cast(stage, self._start_agent, self._start_publisher)
         self._books_closed = 0
 
     def run(self) -> ChannelResult:
         """Publish, kill, freeze, replace, drain, judge."""
         begun = time.monotonic()
-        stage, gate = self._stage, Gate(self._stage.folder / "gate")
+        stage, cast, gate = self._stage, self._cast, Gate(self._stage.folder / "gate")
         for name, kind in _AGENTS.items():
             for _ in range(kind.instances):
-                self._start_agent(name)
+                cast.add_agent(name)
         for writer in _WRITERS:
-            self._start_publisher(writer)
+            cast.add_writer(writer)
         gate.open(0.1)
         self._leave()
-        for number, fault in enumerate(self._faults, 1):
-            gate.open(0.1 + 0.8 * number / len(self._faults))
-            time.sleep(_PACE * fault.after)
-            self._thaw(time.monotonic())
-            self._carry_out(fault)
-        gate.open(0.9)
+        cast.suffer(self._faults, gate, 0.1, 0.9)
         self._come_back()
         gate.open(1.0)
-        stage.wait(self._published, 90, "the publishers to end", every=0.1)
-        self._thaw_all()
+        stage.wait(cast.have_written, 90, "the publishers to end", every=0.1)
+        cast.thaw_all()
         self._wait_drained()
-        stage.stop(list(self._agents))
+        stage.stop(cast.agents)
         return self._judge(begun)
 
     # --- processes ---
 
-    def _start_agent(self, name: str) -> None:
+    def _start_agent(self, name: str) -> int:
         kind = _AGENTS[name]
-        pid = self._stage.start(
+        return self._stage.start(
             "subscriber", name=name, channels=kind.channels, concurrency=kind.concurrency, fails=kind.fails,
-            lease=_LEASE, seed=self._seed,
+            lease=LEASE, seed=self._seed,
         )  # fmt: skip
-        self._agents[pid] = name
 
-    def _start_publisher(self, writer: str) -> None:
+    def _start_publisher(self, writer: str) -> int:
         channel, deadline = _WRITERS[writer]
-        self._publishers[writer] = self._stage.start(
+        return self._stage.start(
             "publisher", topic=f"{channel}.task", writer=writer, messages=self._share,
             idempotent=writer == "keyed", deadline=deadline, seed=self._seed,
         )  # fmt: skip
-
-    def _published(self) -> bool:
-        ended = self._stage.ended()
-        return all(pid in ended for pid in self._publishers.values())
 
     def _leave(self) -> None:
         """One agent reads something of both channels and is killed."""
@@ -146,60 +126,14 @@ class ChannelRun:
             return read == set(_AGENTS[_AWAY].channels)
 
         self._stage.wait(has_read, 30, f"{_AWAY} to read both channels", every=0.05)
-        (pid,) = (pid for pid, name in self._agents.items() if name == _AWAY)
-        self._stage.kill(pid)
-        del self._agents[pid]
+        self._cast.send_away(_AWAY)
 
     def _come_back(self) -> None:
         """What it missed on one channel is cut off first."""
         with self._stage.client() as client:
             log = channel_keys("agentbus", _SHORT).log
             client.xtrim(log, maxlen=max(1, client.xlen(log) // 3), approximate=False)
-        self._start_agent(_AWAY)
-
-    # --- faults ---
-
-    def _carry_out(self, fault: Fault) -> None:
-        for target in fault.targets:
-            self._broken[target] += 1
-            if target == "broker":
-                self._stage.kill_broker()
-            elif target == "publisher":
-                self._replace_publisher(fault.pick)
-            else:
-                self._break_agent(fault.pick, frozen=target == "frozen")
-        if "broker" in fault.targets:
-            time.sleep(fault.away)
-            self._stage.start_broker()
-
-    def _break_agent(self, pick: int, frozen: bool) -> None:
-        running = sorted(self._agents.keys() - self._frozen.keys())
-        if frozen and running:
-            pid = running[pick % len(running)]
-            self._stage.freeze(pid)
-            self._frozen[pid] = time.monotonic() + _FROZEN_SECONDS
-            return
-        able = running or sorted(self._agents)
-        pid = able[pick % len(able)]
-        self._frozen.pop(pid, None)
-        if not self._stage.kill(pid):
-            raise RunFailed("an agent had ended by itself")
-        self._start_agent(self._agents.pop(pid))
-
-    def _replace_publisher(self, pick: int) -> None:
-        writer = list(_WRITERS)[pick % len(_WRITERS)]
-        if self._stage.kill(self._publishers[writer]):
-            self._start_publisher(writer)
-
-    def _thaw(self, now: float) -> None:
-        for pid in [pid for pid, until in self._frozen.items() if until <= now]:
-            self._stage.signal(pid, signal.SIGCONT)
-            del self._frozen[pid]
-
-    def _thaw_all(self) -> None:
-        if self._frozen:
-            time.sleep(max(0.0, max(self._frozen.values()) - time.monotonic()))
-            self._thaw(float("inf"))
+        self._cast.add_agent(_AWAY)
 
     # --- judging ---
 
@@ -244,7 +178,7 @@ class ChannelRun:
             refused=len(keys["refused"] - keys["stored"]),
         )
         return ChannelResult(
-            finding, self._broken, published, self._books_closed, time.monotonic() - begun,
+            finding, self._cast.broken, published, self._books_closed, time.monotonic() - begun,
             [f"{reading.agent} at {reading.channel}: {reading}" for reading in readings],
         )  # fmt: skip
 

@@ -22,7 +22,8 @@ class Record:
     """One line of a history.
 
     Events of publishers: ``attempt`` (before), then ``stored``, ``uncertain`` or ``refused``. Of agents:
-    ``begin`` and ``end`` of a delivery, ``fenced``, ``data_lost``, ``gap``, ``left`` when it served no more.
+    ``begin`` and ``end`` of a delivery, ``fenced``, ``data_lost``, ``gap``, ``copy_made_good`` in place of
+    one that is gone, ``left`` when it served no more.
     Of people: ``asked`` for something to be done about a dead letter, then ``told`` what became of that. Of
     whoever breaks things: ``killed``, ``frozen``, ``broker_killed``, ``broker_started``.
     """
@@ -44,7 +45,7 @@ class Record:
     note: str = ""
     #: The id of a dead letter.
     letter: str = ""
-    #: Of several agents that read one channel: which one.
+    #: Of several agents: which one; of a sender's line: whom it speaks of, if not of the message itself.
     agent: str = ""
     #: The channel that a message was published on.
     channel: str = ""
@@ -52,6 +53,8 @@ class Record:
     entry: str = ""
     #: Messages that were missing before it, as its handler was told.
     missed: int = 0
+    #: Copies that were made good.
+    copies: int = 0
 
 
 _FIELDS = tuple(field.name for field in fields(Record))
@@ -70,7 +73,7 @@ class History:
         os.write(self._file, self._line(event, values))
 
     def write_many(self, event: str, many: Iterable[dict[str, object]]) -> None:
-        """Write one line for each item, all at once."""
+        """Write one line for each item, all at once; an item may name another event of its own."""
         os.write(self._file, b"".join([self._line(event, values) for values in many]))
 
     def _line(self, event: str, values: dict[str, object]) -> bytes:

@@ -43,6 +43,16 @@ CHANNELS: Mixtures = (
     (("broker", "agent"), 2),
     (("agent", "frozen"), 2),
 )
+#: Of messages to named agents: those who send them die more often, between two recipients if it so happens.
+RECIPIENTS: Mixtures = (
+    (("publisher",), 7),
+    (("agent",), 6),
+    (("frozen",), 4),
+    (("broker",), 4),
+    (("broker", "publisher"), 2),
+    (("broker", "agent"), 2),
+    (("agent", "frozen"), 1),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from tests.chaos.gate import Gate
 from tests.chaos.history import History, read_folder
 from tests.chaos.opening import opened
 
-_LARGEST_CHUNK = 64
+LARGEST_CHUNK = 64
 _PRIORITIES = ("critical", "high", "normal", "low", "background")
 _WEIGHTS = (1, 3, 12, 3, 1)
 _ANSWERS = ("stored", "refused", "uncertain")
@@ -41,24 +41,24 @@ async def run(
     ``delay`` and ``deadline`` in seconds.
     """
     place = Path(folder)
-    repeat, next_number = _inherited(place, writer)
+    repeat, next_number = inherited(place, writer)
     history = History(place, f"publisher-{writer}")
     settings = BusSettings(publisher=PublisherSettings(deadline=deadline))
     dice = random.Random(f"{seed} {writer} {next_number}")
     async with opened(Bus(url, agent=writer, settings=settings)) as bus:
         sender = _Sender(bus, history, topic, idempotent, delay)
-        for chunk in _chunks(repeat, dice):
+        for chunk in chunks(repeat, dice):
             await sender.send(chunk)
         gate = Gate(place / "gate")
-        async for numbers in _released(gate, next_number, messages, dice):
+        async for numbers in released(gate, next_number, messages, dice):
             await sender.send([f"{writer}-{number}" for number in numbers])
 
 
-async def _released(gate: Gate, first: int, end: int, dice: random.Random) -> AsyncIterator[range]:
+async def released(gate: Gate, first: int, end: int, dice: random.Random) -> AsyncIterator[range]:
     """Yield the numbers from ``first`` to ``end`` in chunks, as the gate releases them."""
     while first < end:
         released = int(end * await gate.wait(first / end))
-        until = min(released, first + dice.randint(1, _LARGEST_CHUNK))
+        until = min(released, first + dice.randint(1, LARGEST_CHUNK))
         if until > first:
             yield range(first, until)
             first = until
@@ -67,7 +67,7 @@ async def _released(gate: Gate, first: int, end: int, dice: random.Random) -> As
             await asyncio.sleep(0.02)
 
 
-def _inherited(folder: Path, writer: str) -> tuple[list[str], int]:
+def inherited(folder: Path, writer: str) -> tuple[list[str], int]:
     """Return what forerunners had no answer to, and the first number nobody has tried."""
     tried: dict[str, bool] = {}
     for record in read_folder(folder, f"publisher-{writer}-*"):
@@ -76,10 +76,11 @@ def _inherited(folder: Path, writer: str) -> tuple[list[str], int]:
     return [key for key, answered in tried.items() if not answered], highest + 1
 
 
-def _chunks(keys: Sequence[str], dice: random.Random) -> Iterator[list[str]]:
+def chunks(keys: Sequence[str], dice: random.Random) -> Iterator[list[str]]:
+    """Yield keys in portions of any size."""
     rest = list(keys)
     while rest:
-        size = dice.randint(1, _LARGEST_CHUNK)
+        size = dice.randint(1, LARGEST_CHUNK)
         yield rest[:size]
         rest = rest[size:]
 

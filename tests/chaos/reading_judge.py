@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from tests.chaos.checker import BROKER_RESTART, LEASE_LOST, OWNER_DEATH, RETRY
+from tests.chaos.checker import RETRY
 from tests.chaos.history import Record
 from tests.chaos.judges import Finding
+from tests.chaos.mishaps import Mishaps
 from tests.chaos.readings import ENDS, Reading
 
 #: Counted also where there is none.
@@ -43,7 +44,7 @@ class _Judgement:
         for record in mine:
             if record.event == "end":
                 self._ends[record.pid, record.message_id, record.entry].append(record)
-        self._faults = _Faults(records)
+        self._mishaps = Mishaps(records)
         written = [r for r in records if r.key.rpartition("-")[0] in reading.writers and not r.agent]
         self._attempted = {record.key for record in written if record.event == "attempt"}
         self._stored = {record.key for record in written if record.event == "stored"}
@@ -53,7 +54,7 @@ class _Judgement:
         self._judge_messages()
         self._judge_books()
         self._judge_deliveries()
-        self._finding.object("told of lost data", self._faults.lost_data(self._reading))
+        self._finding.object("told of lost data", self._mishaps.lost_data(self._reading.agent))
         if self._reading.in_order:
             self._judge_order()
 
@@ -136,7 +137,7 @@ class _Judgement:
     def _cause(self, before: Record, after: Record) -> str | None:
         if not after.entry and self._ended(before) == "failed" and after.attempt == before.attempt + 1:
             return RETRY
-        return self._faults.between(before, after.at)
+        return self._mishaps.between(before, after.at)
 
     def _ended(self, begin: Record) -> str | None:
         end = self._end_of(begin)
@@ -166,48 +167,8 @@ class _Judgement:
         running = [begin for begin in self._begins if begin.entry]
         for before, after in pairwise(running):
             end = self._end_of(before)
-            if (end is None or end.at > after.at) and not self._faults.of_owner(before, after.at):
+            if (end is None or end.at > after.at) and not self._mishaps.of_owner(before, after.at):
                 yield f"{after.key} beside {before.key}"
-
-
-class _Faults:
-    """When owners died, were frozen or lost their lease, and the broker was killed."""
-
-    def __init__(self, records: Iterable[Record]) -> None:
-        self._killed_at: dict[int, float] = {}
-        self._lost_at: defaultdict[int, list[float]] = defaultdict(list)
-        self._broker_killed_at: list[float] = []
-        self._lost_data: list[Record] = []
-        for record in records:
-            match record.event:
-                case "killed":
-                    self._killed_at[record.pid] = record.at
-                case "fenced" | "frozen":
-                    self._lost_at[record.pid].append(record.at)
-                case "broker_killed":
-                    self._broker_killed_at.append(record.at)
-                case "data_lost":
-                    self._lost_data.append(record)
-
-    def lost_data(self, reading: Reading) -> list[str]:
-        """Return what the agent's processes said of data that the broker had lost: none was."""
-        told = [each for each in self._lost_data if each.agent == reading.agent]
-        return [f"{each.agent} at {each.channel}: {each.note}" for each in told]
-
-    def between(self, begin: Record, until: float) -> str | None:
-        """Return what befell the owner of a delivery, or its broker, before the next one began."""
-        cause = self.of_owner(begin, until)
-        if cause is None and any(begin.at <= at <= until for at in self._broker_killed_at):
-            return BROKER_RESTART
-        return cause
-
-    def of_owner(self, begin: Record, until: float) -> str | None:
-        """Return what befell the owner alone: while the broker is away a handler runs on."""
-        if begin.at <= self._killed_at.get(begin.pid, -1.0) <= until:
-            return OWNER_DEATH
-        if any(begin.at <= at <= until for at in self._lost_at[begin.pid]):
-            return LEASE_LOST
-        return None
 
 
 def _place(entry: str) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from tests.chaos import agent, mill, person, publisher, subscriber, zombie
+from tests.chaos import agent, mill, person, publisher, sender, subscriber, zombie
 
 
 async def _become_workers(*, url: str, folder: str, archive: str, roles: list[str]) -> None:
@@ -19,6 +19,7 @@ async def _become_workers(*, url: str, folder: str, archive: str, roles: list[st
 
 _ROLES: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
     "publisher": publisher.run,
+    "sender": sender.run,
     "person": person.run,
     "agent": agent.run,
     "subscriber": subscriber.run,

@@ -10,6 +10,8 @@ EPISODE = 50_000
 FLEET_EPISODE = 8_000
 #: Messages of one run of channels: each of four agents handles them one after the other.
 CHANNEL_EPISODE = 4_000
+#: Messages of one run of named recipients: each becomes up to four.
+RECIPIENTS_EPISODE = 3_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,9 @@ class Scale:
     #: Messages of the runs of channels, and what is killed or frozen in them.
     channels: int = 16_000
     channel_faults: int = 160
+    #: Messages of the runs of named recipients, and what is killed or frozen in them.
+    recipients: int = 12_000
+    recipient_faults: int = 160
     #: Messages of the soak run.
     settled: int = 10_000_000
 
@@ -56,9 +61,11 @@ class Scale:
             fleet_faults=share(usual.fleet_faults),
             channels=share(usual.channels),
             channel_faults=share(usual.channel_faults),
+            recipients=share(usual.recipients),
+            recipient_faults=share(usual.recipient_faults),
             settled=min(usual.settled, share(usual.settled, 200_000)),
         )
 
 
 #: A minute in all: does everything still run?
-QUICK = Scale(6_000, 10, 2_000, 4, 3, 200, 2, 200, 2_000, 8, 600, 6, 200_000)
+QUICK = Scale(6_000, 10, 2_000, 4, 3, 200, 2, 200, 2_000, 8, 600, 6, 600, 6, 200_000)

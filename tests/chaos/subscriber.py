@@ -1,4 +1,4 @@
-"""A subscriber process: reads channels and writes down each begin and end, and where it came from."""
+"""A process of an agent that reads channels or its inbox: writes down each begin and end, and its place."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agentbus import Agent, AgentSettings, Bus, Defer, Delivery, Event, Reject, Retry
+from tests.chaos.haste import hurry_debts
 from tests.chaos.history import History
 from tests.chaos.opening import opened
 
@@ -17,17 +18,31 @@ async def run(
     url: str,
     folder: str,
     name: str,
-    channels: list[str],
+    channels: list[str] | None = None,
+    types: list[str] | None = None,
+    binds: list[str] | None = None,
+    copies_to: list[str] | None = None,
     concurrency: int = 1,
     fails: bool = False,
     lease: float = 2.0,
     seed: str = "",
 ) -> None:
-    """Serve the agent ``name`` until SIGTERM; with ``fails`` some of its handlers do."""
+    """Serve the agent ``name`` until SIGTERM; with ``fails`` some of its handlers do.
+
+    It handles the message ``types`` of its inbox, and ``channels`` one message after the other unless
+    ``concurrency`` is more.
+    """
+    hurry_debts()
     history = History(Path(folder), "subscriber")
-    agent = Agent(name, settings=AgentSettings(lease=lease))
+    allowed = None if copies_to is None else tuple(copies_to)
+    agent = Agent(name, settings=AgentSettings(lease=lease, copies_to=allowed))
     reading = _Reading(name, history, seed if fails else "")
-    for channel in channels:
+    for message_type in types or ():
+        agent.on(message_type, retry=Retry(max_retries=5, retry_delay=0.1))(reading.handle)
+    for pattern in binds or ():
+        # Declared before serving: it holds when the agent is ready.
+        agent.bind(pattern)
+    for channel in channels or ():
         agent.on(
             f"{channel}.task", start="beginning", concurrency=concurrency,
             retry=Retry(max_retries=5, retry_delay=0.1),
@@ -42,6 +57,8 @@ async def run(
 def _note_event(history: History, name: str, event: Event) -> None:
     if event.action in ("fenced", "data_lost", "gap"):
         history.write(event.action, agent=name, channel=event.address, note=event.detail)
+    elif event.action == "copy_made_good":
+        history.write(event.action, agent=event.fields["agent"], copies=event.fields["count"])
 
 
 class _Reading:

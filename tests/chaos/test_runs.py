@@ -20,6 +20,7 @@ from tests.chaos.fleet_figures import fleet_figures_of
 from tests.chaos.mixed import figures_of, run_mixed
 from tests.chaos.patience import run_patience
 from tests.chaos.poison import run_poison
+from tests.chaos.recipients import recipients_figure_of, run_recipients
 from tests.chaos.recovery import run_recovery
 from tests.chaos.soak import run_soak
 from tests.chaos.zombies import run_zombies
@@ -93,6 +94,19 @@ def test_channels_lose_nothing_and_keep_their_order_through_kills_and_freezes(
     counts = result.finding.counts
     assert counts["first deliveries in order"] > 800
     assert counts["retry after a failure"] > 10 and counts["dead letters"] and counts["missed"]
+
+
+@pytest.mark.timeout(180)
+def test_named_recipients_lose_nothing_and_have_true_receipts_through_kills_and_freezes(
+    seed: str, default_server: ServerBinary
+) -> None:
+    result = run_recipients(seed, 600, 6, default_server, "always")
+    accept(recipients_figure_of(result))
+    assert result.broken.total() == 6
+    # Each judge had something to judge.
+    counts = result.finding.counts
+    assert counts["receipts"] > 600 and counts["copies due"] > 300 and counts["messages in logs"] > 200
+    assert counts["refused"] and counts["dead letters"]
 
 
 @pytest.mark.timeout(120)

@@ -178,12 +178,37 @@ async def test_other_peoples_conversations_are_refused(open_bus: OpenBus) -> Non
         with pytest.raises(NotYourConversation, match="between ann and bob"):
             await look()
     assert await eve.conversations() == []
-    trace = await eve.trace(sent.message_id)
-    assert "dm:ann:bob" not in [place.address for place in trace.places]
-    told = await eve.trace_conversation(sent.message_id)
-    assert "dm:ann:bob" not in [place.address for turn in told.turns for place in turn.places]
     with pytest.raises(NoSuchAddress):
         await eve.conversation("ann")
+
+
+async def test_copies_in_inboxes_are_for_the_two_as_well(open_bus: OpenBus) -> None:
+    ann, bob, eve = await open_bus("ann"), await open_bus("bob"), await open_bus("eve")
+    nobody = await open_bus(None)
+    await _known(ann, "bob")
+    sent = await ann.dm("bob", "between us", correlation_id="c")
+    await ann.publish("agent.bob.task", "for all to see", correlation_id="c")
+    for other in (eve, nobody):
+        with pytest.raises(NotYourConversation, match="is a direct message of dm:ann:bob"):
+            await other.trace(sent.message_id)
+        page = await other.history("bob")
+        assert [entry.message.content for entry in page.entries if entry.message] == ["for all to see"]
+        assert ([gap.kind for gap in page.gaps], page.complete) == (["private"], False)
+        told = await other.trace_conversation("c")
+        assert [turn.message.content for turn in told.turns] == ["for all to see"]
+        assert (told.private, told.complete) == (True, False)
+    for one in (ann, bob):
+        assert len((await one.history("bob")).entries) == len((await one.trace_conversation("c")).turns) == 2
+        assert (await one.trace(sent.message_id)).message is not None
+    async with bob.pulling("bob") as puller:
+        for _ in range(2):
+            delivery = await puller.next(10)
+            assert delivery is not None
+            await delivery.ack()
+    done = await eve.replay("bob", to="eve", allow_unknown=True)
+    assert (done.count, [gap.kind for gap in done.gaps]) == (1, ["private"])
+    # Who replays for its rightful owner does not read it.
+    assert (await eve.replay("bob", to="bob")).count == 2
 
 
 async def test_what_is_wrong_with_a_direct_message_is_said_before_anything_is_sent(open_bus: OpenBus) -> None:

@@ -65,6 +65,10 @@ async def test_an_unknown_agent_is_an_error_that_names_close_ones(bus: Bus) -> N
         with pytest.raises(UnknownRecipients, match=r"zebra, reviwer \(did you mean reviewer\?\)") as caught:
             await directory.check_known(["zebra", "reviewer", "reviwer"])
         assert caught.value.unknown == {"zebra": (), "reviwer": ("reviewer",)}
+        many = [f"reviewer-{number}" for number in range(1_000)]
+        with pytest.raises(UnknownRecipients, match=r"mean reviewer\?\) and 990 more$") as caught:
+            await directory.check_known(many)
+        assert list(caught.value.unknown) == many
     await directory.forget("reviewer")
     assert await bus.agents() == []
     with pytest.raises(NoSuchAgent):
@@ -137,8 +141,8 @@ async def test_an_agent_is_listed_again_when_the_broker_has_lost_its_data(
     private_broker: Callable[..., PrivateBroker],
 ) -> None:
     server = private_broker()
-    settings = AgentSettings(heartbeat=0.1)
-    async with Bus(server.url) as bus, bus.serving(_agent("reviewer", type="review", settings=settings)):
+    # With its next beat, which is a minute away, or as soon as it finds out.
+    async with Bus(server.url) as bus, bus.serving(_agent("reviewer", type="review")):
         assert await _known(bus, "reviewer")
         await bus.rooms.broker.execute("FLUSHALL")
         await eventually(lambda: _known(bus, "reviewer"), 15.0)

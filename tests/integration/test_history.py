@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -181,6 +182,16 @@ async def test_since_and_until_are_times_of_the_end(past: Past) -> None:
     assert last.at_ms >= after.at_ms
 
 
+async def test_so_long_ago_is_counted_by_the_server_whatever_ones_own_clock_says(
+    past: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await past.end("just now")
+    for wrong in (3600, -3600):
+        monkeypatch.setattr(time, "time", lambda wrong=wrong: wrong + datetime.now(UTC).timestamp())
+        assert bodies(await past.all(since="1m")) == ["just now"]
+        assert (await past.page(until="1m")).entries == ()
+
+
 @pytest.mark.parametrize(
     ("filters", "message"),
     [
@@ -191,6 +202,9 @@ async def test_since_and_until_are_times_of_the_end(past: Past) -> None:
         ({"sender": "No Name"}, "sender: 'No Name' is not a name"),
         ({"state": "gone"}, "state: 'gone' is none of due, waiting"),
         ({"outcome": "lost"}, "outcome: 'lost' is none of processed"),
+        ({"corelation_id": "c"}, "corelation_id: is no filter of the history; those are since"),
+        ({"type": 5}, "type: must be text, not 5"),
+        ({"grep": 5}, "grep: must be text, not 5"),
         ({"outcome": "expired", "state": "dead"}, "outcome: a message that is dead has none"),
         ({"until": "1h", "state": "waiting"}, "until: a message that is waiting has not ended"),
         ({"limit": 0}, "limit: must be a whole number from 1 to 10,000, not 0"),

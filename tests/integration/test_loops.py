@@ -176,26 +176,61 @@ def kinds(results: list[Any]) -> list[type]:
     return [type(result) for result in results]
 
 
-async def test_a_new_window_begins_when_the_old_one_is_over(bus: Bus) -> None:
-    await bus.declare("agent.few", Policy(loop_messages=1, loop_window="200ms"))
-    refused: list[LoopDetected] = []
-    sent: list[Any] = []
+async def test_no_window_holds_more_than_the_limit_wherever_it_begins(bus: Bus) -> None:
+    """One message, the others at the end of its window, and from then on whatever passes."""
+    most, window = 4, 400
+    await bus.declare("agent.few", Policy(loop_messages=most, loop_window="400ms"))
     agent = Agent("sender")
+    passed: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
 
     @agent.on("task")
     async def handle(message: Message) -> None:
-        while len(sent) < 2:
+        times = [await _sent_at(bus)]
+        while await _now(bus) < times[0] + window * 3 // 4:
+            await asyncio.sleep(0.005)
+        while len(times) < 3 * most:
             try:
-                sent.append(await bus.publish("agent.few.task", 1))
-            except LoopDetected as error:
-                refused.append(error)
-                await asyncio.sleep(0.02)
+                times.append(await _sent_at(bus))
+            except LoopDetected:
+                await asyncio.sleep(0.005)
+        passed.set_result(times)
 
     async with bus.serving(agent):
         await bus.publish("agent.sender.task", 1)
-        await eventually(lambda: len(sent) == 2)
-        await eventually(lambda: bus.events.counts["loop"] == len(refused) > 0)
-    assert await Look(bus, "few").waiting() == 2
+        times = await asyncio.wait_for(passed, 20)
+    windows = [later - earlier for earlier, later in zip(times, times[most:], strict=False)]
+    assert min(windows) >= window
+    assert bus.events.counts["loop"] > 0
+
+
+async def _sent_at(bus: Bus) -> int:
+    """Send one message; returns when the server stored it, in ms."""
+    entry_id = (await bus.publish("agent.few.task", 1)).entry_id
+    assert entry_id is not None
+    return int(entry_id.partition("-")[0])
+
+
+async def _now(bus: Bus) -> int:
+    seconds, microseconds = map(int, await bus.rooms.broker.execute("TIME"))
+    return seconds * 1000 + microseconds // 1000
+
+
+async def test_a_policy_that_allows_much_makes_no_long_lists(bus: Bus) -> None:
+    await bus.declare("agent.many", Policy(loop_messages=1000, loop_window="1h"))
+    keys, now = Look(bus, "many").keys, await _now(bus)
+    buckets = (keys.loops_even, keys.loops_odd)
+    sent = " ".join(f"{now - 100 + number}:9" for number in range(100))
+    for key in buckets:
+        await bus.rooms.broker.execute("HSET", key, "sender/c", sent)
+    with handling(Message({"message_id": "m", "message_type": "task", "correlation_id": "c"}), "sender"):
+        for number in range(100):
+            await bus.publish("agent.many.task", number)
+        with pytest.raises(LoopDetected):
+            await bus.publish("agent.many.task", "one more")
+    both = [await bus.rooms.broker.execute("HGET", key, "sender/c") for key in buckets]
+    # One time for all hundred: they came within a hundredth of the window.
+    assert sorted(len(times.split()) for times in both) == [100, 101]
+    assert max(both, key=len).endswith(b":100")
 
 
 async def test_an_asker_is_told_of_a_loop(bus: Bus) -> None:
@@ -254,7 +289,7 @@ async def test_a_batch_whose_answer_was_lost_is_refused_as_before_and_counted_on
         await bus.rooms.broker.execute("HGET", key, "sender/c")
         for key in (inbox.keys.loops_even, inbox.keys.loops_odd)
     ]
-    assert [count.split()[0] for count in counts if count] == [b"20"]
+    assert [count.split(b":")[1] for count in counts if count] == [b"20"]
 
 
 async def test_what_is_sent_outside_of_handlers_is_never_counted(bus: Bus) -> None:

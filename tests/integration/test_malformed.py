@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import secrets
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentbus import Agent, Bus, Delivery, Retry
+from agentbus import Agent, Bus, Delivery, Message, Retry
+from agentbus.broker.keys import channel_keys
 from agentbus.testing import BrokerForTests
 from tests.agents.look import Look
 from tests.agents.waiting import eventually
@@ -97,6 +99,39 @@ async def test_a_malformed_entry_becomes_a_dead_letter_with_its_content_and_the_
     assert ran == ["probe"]
     assert await look.pending() == 0
     assert await look.count("retried") == 0
+
+
+FIELDS: dict[str, list[Any]] = {
+    "recipients": [5, "ann", [5], {}],
+    "ttl": ["5s", [], True, -1, 1e308],
+}
+
+
+async def test_an_envelope_written_by_hand_into_a_log_stops_no_subscriber(bus: Bus, unique: Unique) -> None:
+    name, channel = unique("reader"), f"channel.{unique('hand')}"
+    agent, ran = Agent(name), []
+
+    @agent.on(f"{channel}.note", start="beginning")
+    async def handle(message: Message) -> None:
+        ran.append((message.content, message.timestamp))
+
+    log = channel_keys(bus.settings.prefix, channel).log
+    for field, values in FIELDS.items():
+        for value in values:
+            envelope = {"message_id": "by-hand", "message_type": "note", field: value}
+            await bus.rooms.broker.execute("XADD", log, "*", "message", json.dumps(envelope))
+    good = {"message_id": unique("good"), "message_type": "note", "timestamp": "noon", "body": {"content": 1}}
+    good |= dict.fromkeys(("recipients", "ttl", "priority", "version", "recipient_mode"))
+    await bus.rooms.broker.execute("XADD", log, "*", "message", json.dumps(good))
+    told: list[str] = []
+    bus.events.listen(lambda event: told.append(event.detail))
+    async with bus.serving(agent):
+        await eventually(lambda: ran)
+    assert ran == [(1, None)]
+    # What is no message has nothing to be carried anywhere; it stays where it is, and is told of.
+    expected = [field for field, values in FIELDS.items() for _ in values]
+    assert [re.search(r"malformed: (\w+):", detail)[1] for detail in told] == expected
+    assert (await bus.trace_conversation(good["message_id"], channel)).turns[0].message.content == 1
 
 
 STATES: dict[str, bytes] = {

@@ -22,6 +22,7 @@ from agentbus import (
     InvalidValue,
     NoSuchReceipts,
     Policy,
+    PublishTimeout,
     QueueFull,
     ReceiptTimeout,
     Reject,
@@ -90,7 +91,7 @@ async def test_every_named_agent_has_the_same_message_once_and_receipts_tell_how
         assert receipt.stored_at <= receipt.delivered_at <= receipt.read_at <= receipt.processed_at
         assert receipt.refused is None
     assert set(late.to_record()) == {
-        "agent", "stored_at", "delivered_at", "read_at", "processed_at", "refused",
+        "agent", "stored_at", "delivered_at", "read_at", "processed_at", "refused", "acknowledged",
     }  # fmt: skip
     assert late.stored_at == sent.recipients[2].stored_at and late.delivered_at is None
     async with bus.serving(_agent("late", seen)):
@@ -346,3 +347,19 @@ async def test_receipts_of_a_sender_that_died_while_sending_say_who_has_it(bus: 
     ann, bob = await sent.status()
     assert ann.stored_at == sent.recipients[0].stored_at
     assert (bob.stored_at, bob.refused) == (None, None)
+
+
+async def test_a_full_server_is_named_by_what_could_not_be_sent(
+    private_broker: Callable[..., PrivateBroker],
+) -> None:
+    server = private_broker()
+    async with Bus(server.url, agent="planner") as bus:
+        async with bus.serving(Agent("ann")):
+            pass
+        await bus.rooms.broker.execute("CONFIG", "SET", "maxmemory", 1)
+        for call in (
+            lambda: bus.send("note", 1, to=["ann"], deadline="200ms"),
+            lambda: bus.dm("ann", 1, deadline="200ms"),
+        ):
+            with pytest.raises(PublishTimeout, match=r"nothing was sent before .*: .* memory limit"):
+                await call()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -107,7 +108,7 @@ async def test_an_interrupted_replay_goes_on_under_its_id_and_neither_loses_nor_
     assert await contents(past) == list(range(250))
     again = await past.bus.replay("channel.design", to="newcomer", replay_id="r1", since="1h")
     assert (again.count, await contents(past)) == (250, [])
-    with pytest.raises(InvalidValue, match=r"id: r1 is another replay: .*channel\.design"):
+    with pytest.raises(InvalidValue, match=r"replay_id: r1 is another replay: .*channel\.design"):
         await past.bus.replay("channel.design", to="newcomer", replay_id="r1", since="2h")
 
 
@@ -160,7 +161,9 @@ async def test_a_replay_waits_while_the_inbox_has_enough_and_goes_on_when_it_is_
     assert asyncio.get_running_loop().time() - begin >= 9 / 200
 
 
-async def test_what_is_missing_is_said_and_what_cannot_be_is_refused(past: Past) -> None:
+async def test_what_is_missing_is_said_and_what_cannot_be_is_refused(
+    past: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bus = past.bus
     await bus.publish_many("channel.design.note", range(5))
     await past.call("XTRIM", f"{bus.settings.prefix}:{{channel.design}}:log", "MAXLEN", 3)
@@ -174,14 +177,20 @@ async def test_what_is_missing_is_said_and_what_cannot_be_is_refused(past: Past)
         await bus.replay("channel.design", to="newcome")
     assert (await bus.replay("channel.design", to="later", allow_unknown=True)).count == 3
     with pytest.raises(NoSuchAddress):
-        await bus.replay("channel.nothing", to="newcomer")
+        await bus.replay("channel.nothing", to="newcomer", replay_id="typo")
+    # A mistake takes no id: the same id for the right channel is no other replay.
+    done = await bus.replay("channel.design", to="another", allow_unknown=True, replay_id="typo")
+    assert done.count == 3
     with pytest.raises(InvalidTopic, match="wildcard"):
         await bus.replay("channel.*", to="newcomer")
     with pytest.raises(InvalidTopic, match="is a channel"):
         await bus.replay("channel.design", to="channel.other")
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    done = await bus.replay("channel.design", to="by-the-server", allow_unknown=True, since="1m")
+    assert done.count == 3
     refused: list[tuple[str, dict[str, Any]]] = [
         ("since", {"since": "yesterday"}), ("until", {"since": "1h", "until": "2h"}), ("limit", {"limit": 0}),
-        ("rate", {"rate": 0}), ("id", {"replay_id": "a b"}), ("outcome", {"outcome": "expired"}),
+        ("rate", {"rate": 0}), ("replay_id", {"replay_id": "a b"}), ("outcome", {"outcome": "expired"}),
     ]  # fmt: skip
     for field, options in refused:
         with pytest.raises(InvalidValue) as error:

@@ -305,7 +305,8 @@ async def test_a_login_without_channels_can_publish_delayed_messages(
 async def test_an_unreachable_broker_slows_callers_to_their_deadline_and_sends_nothing_later(
     private_broker: Start, unique: Unique
 ) -> None:
-    server = private_broker()
+    # A kill must not take "before" along.
+    server = private_broker(appendfsync="always")
     address = f"agent.{unique('away')}"
     async with open_office(server.url, command_timeout=0.3) as office:
         await office.publisher.publish(f"{address}.task", "before")

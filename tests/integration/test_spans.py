@@ -140,3 +140,35 @@ async def test_a_trace_of_ones_own_wins(bus: Bus, exported: InMemorySpanExporter
     async with delivery:
         pass
     assert dict(message.trace) == mine
+
+
+async def test_what_several_get_and_what_two_say_is_part_of_the_trace(
+    bus: Bus, exported: InMemorySpanExporter, unique: Unique
+) -> None:
+    ann, bob, talk = unique("ann"), unique("bob"), f"channel.{unique('talk')}"
+    agents = [Agent(name) for name in (ann, bob)]
+    for agent in agents:
+        agent.on("note")(_nothing)
+    agents[0].on("dm")(_nothing)
+    async with bus.serving(*agents), bus.watch(f"agent.{ann}.live") as events:
+        with trace.get_tracer("application").start_as_current_span("application") as application:
+            await bus.send("note", 1, to=[ann, bob])
+            said = await bus.send("note", 1, to=[bob], channel=talk)
+            await bus.dm(ann, "hello")
+            await bus.emit(f"agent.{ann}.live", 1)
+        event = await anext(aiter(events))
+        received = [f"process agent.{name}" for name in (f"{ann}.note", f"{ann}.dm", f"{bob}.note")]
+        await eventually(lambda: sum(len(spans(exported, name)) for name in received) == 4)
+    trace_id = application.get_span_context().trace_id
+    assert f"{trace_id:032x}" in event.trace["traceparent"]
+    conversation = ":".join(sorted((ann, "planner")))
+    topics = ["agent.*.note", f"{talk}.note", f"dm:{conversation}.dm"]
+    sent = [spans(exported, f"send {topic}")[0] for topic in topics]
+    assert {parent_of(span) for span in sent} == {application.get_span_context().span_id}
+    assert sent[1].attributes["messaging.message.id"] == said.message_id
+    processed = [span for name in received for span in spans(exported, name)]
+    assert {span.context.trace_id for span in processed} == {trace_id}
+    assert {parent_of(span) for span in processed} == {span.context.span_id for span in sent}
+
+
+async def _nothing() -> None: ...

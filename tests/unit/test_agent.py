@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agentbus import Agent, InvalidValue
+from agentbus import Agent, InvalidTopic, InvalidValue
 
 
 def test_its_addresses_are_its_own_name_and_its_pools_each_once() -> None:
@@ -44,3 +44,15 @@ def test_a_bad_concurrency_is_refused(concurrency: Any) -> None:
 def test_pools_given_as_one_text_are_refused() -> None:
     with pytest.raises(InvalidValue, match="pools"):
         Agent("worker", pools="reviewers")
+
+
+@pytest.mark.parametrize("topic", ["agent.ann.task", "agent.other.task", "capability.review.task"])
+def test_the_topic_of_an_inbox_is_no_type_of_its_messages(topic: str) -> None:
+    with pytest.raises(InvalidTopic, match="a handler is for what comes to its own agent: 'task'"):
+        Agent("ann").on(topic)
+
+
+@pytest.mark.parametrize("topic", ["", "task.", "task.*", "a b", None, 5])
+def test_what_is_neither_a_type_nor_a_topic_is_refused(topic: Any) -> None:
+    with pytest.raises(InvalidValue, match=r"topic: .* is not a message type"):
+        Agent("ann").on(topic)

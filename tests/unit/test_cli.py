@@ -7,13 +7,16 @@ import resource
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
 from agentbus.cli.messages import TailPlan
-from agentbus.cli.output import age, count, moment, plural
+from agentbus.cli.output import age, count, moment, plain, plural
+from agentbus.cli.policy import set_policy
 from agentbus.errors import InvalidTopic
+from agentbus.message.address_policy import FIELDS
 
 COMMANDS = (
     "up", "down", "pub", "sub", "tail", "inbox", "trace", "doctor", "run", "workers", "policy",
@@ -128,3 +131,12 @@ def test_figures_are_readable() -> None:
     assert (plural(1, "message"), plural(2, "address")) == ("1 message", "2 addresses")
     assert moment(None) == "unknown"
     assert moment(2**64) == f"{2**64} ms"
+
+
+def test_a_time_in_json_is_rfc_3339_in_utc() -> None:
+    noon = datetime(2026, 11, 27, 13, 0, 0, 250_000, tzinfo=timezone(timedelta(hours=1)))
+    assert plain(noon) == "2026-11-27T12:00:00.250Z"
+
+
+def test_the_help_of_policies_names_every_field() -> None:
+    assert [name for name in FIELDS if f"{name}=" not in (set_policy.__doc__ or "")] == []

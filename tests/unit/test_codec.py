@@ -109,6 +109,9 @@ def test_no_envelope_breaks_the_decoder(envelope: dict[str, Any]) -> None:
         return
     assert message.message_id
     assert message.content is None or message.content is not None
+    assert message.timestamp is None or message.timestamp.tzinfo is not None
+    assert all(isinstance(name, str) for name in message.recipients)
+    assert message.ttl is None or message.ttl >= 0
     assert repr(message)
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentbus.errors import InvalidValue
+from agentbus.message.address_policy import Policy
 from agentbus.message.policy import ALLOWANCE_MS, PRIORITIES, Retry, check_durability, check_priority
 
 
@@ -53,3 +54,8 @@ def test_a_retry_that_cannot_work_is_refused(values: dict[str, Any], field: str)
     with pytest.raises(InvalidValue) as raised:
         Retry(**values)
     assert raised.value.field == field
+
+
+def test_a_window_of_nothing_is_no_way_to_take_a_limit_away() -> None:
+    with pytest.raises(InvalidValue, match="loop_window: must be longer than zero; loop_messages=0"):
+        Policy(loop_window=0)

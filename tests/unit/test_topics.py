@@ -82,6 +82,13 @@ def test_a_bare_name_means_an_agent() -> None:
         parse_address("Reviewer")
 
 
+@pytest.mark.parametrize("address", [None, 5, "", "Reviewer", "foo.bar", "channel.*", "dm:a", "dm:a:a"])
+def test_what_is_no_address_names_the_field_it_was_given_for(address: Any) -> None:
+    with pytest.raises(InvalidValue) as caught:
+        parse_address(address, "to")
+    assert caught.value.field == "to"
+
+
 def test_a_typed_topic_checks_its_text_when_it_is_made() -> None:
     assert str(Topic("agent.x.task", dict)) == "agent.x.task"
     with pytest.raises(InvalidTopic):

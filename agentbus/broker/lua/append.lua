@@ -4,13 +4,14 @@
 --@include window
 --@include topic_policy
 --@include loops
+--@include owe
 -- Appends one frozen batch of one publisher to the log of a channel.
 --
 -- KEYS   1 producer record   2 ledger   3 log   4 keys:0   5 keys:1   6 policy
---        7 loops:0   8 loops:1   where there are options
+--        7 loops:0   8 loops:1   9 owed   10 owed:messages   where there are options
 -- ARGV   1 position of the first message   2 life of the producer record (ms)
 --        3 most messages in the log   4 window of keys (ms)
---        5 options: '' or JSON {"<index>": {key, digest, hops, pair}, loops: [...]} as in publish.lua
+--        5 options: '' or JSON {"<index>": {key, digest, hops, pair}, loops: [...], owed} as in publish.lua
 --        6 .. the messages (JSON text)
 -- Returns as publish.lua does: {'stored', 1, durability by policy or '', entry id or '!refusal' ...}
 --         {'recovered', 1, durability, refusals as JSON} or {'gap', last}. The 1: a channel needs nobody
@@ -41,6 +42,7 @@ redis.call('HGET', KEYS[2], 'accepted')
 local room = limit - redis.call('XLEN', KEYS[3])
 local options = ARGV[5] ~= '' and cjson.decode(ARGV[5]) or nil
 local now = options and now_ms()
+local debts = options and options.owed and debt_book(KEYS[9], KEYS[10], options.owed, now)
 local loops = options and options.loops and loop_guard(KEYS[6], KEYS[7], KEYS[8], options.loops, now)
 local refused, any_refused = {}, false
 local results = {'stored', 1, durability}
@@ -63,10 +65,13 @@ end
 for i = 1, count do
   local option = options and options[tostring(i)]
   local seen = option and option.key and seen_key(option)
+  local owed = debts and debts.has(i)
   local looping = option and option.pair and not seen and loops.refusal(option, ARGV[5 + i])
   local stored
   if room <= 0 then
     stored = '!full'
+  elseif owed and debts.full() then
+    stored = debts.full()
   elseif seen or looping then
     stored = '!' .. (seen or looping)
   else
@@ -86,6 +91,7 @@ for i = 1, count do
   else
     accepted = accepted + 1
     room = room - 1
+    if owed then debts.add(i, 'log:' .. stored, ARGV[5 + i]) end
   end
   results[3 + i] = stored
 end
@@ -93,6 +99,7 @@ end
 redis.call('SET', KEYS[1],
   string.format('%d %d %s', first, first + count - 1, any_refused and cjson.encode(refused) or ''), 'PX', record_ms)
 if loops then loops.finish() end
+if debts then debts.write() end
 if accepted > 0 then
   redis.call('HINCRBY', KEYS[2], 'accepted', accepted)
   redis.call('HINCRBY', KEYS[2], 'added:log', accepted)

@@ -2,7 +2,7 @@
 --@include clock
 -- Hands the addresses whose time has come to one worker.
 --
--- KEYS   1 a sorted set of addresses by time: `wake` or `ticking`
+-- KEYS   1 a sorted set of addresses by time: `wake`, `ticking` or `owing`
 -- ARGV   1 most addresses   2 how long a claim lasts (ms)
 -- Returns {server time in ms, earliest score left or '', address, time it was due, score of the claim, …}
 --

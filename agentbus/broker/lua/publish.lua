@@ -6,15 +6,17 @@
 --@include window
 --@include topic_policy
 --@include loops
+--@include owe
 -- Stores one frozen batch of one publisher.
 --
 -- KEYS   1 producer record   2 ledger   3 lanes   4 due   5 delayed   6 dead
 --        7 keys:0   8 keys:1   9 keys:due   10..14 lane:critical .. lane:background   15 policy
---        16 loops:0   17 loops:1   where there are options
+--        16 loops:0   17 loops:1   18 owed   19 owed:messages   where there are options
 -- ARGV   1 position of the first message   2 one digit per message: its lane (0 critical .. 4 background)
 --        3 life of the producer record (ms)   4 most unsettled messages   5 window of keys (ms)
 --        6 options: '' or JSON {"<index>": {id, ttl, delay, at, key, digest, strict, hops, pair}, loops: [most
---          hops, most messages, window]} (ms); `loops` where a message has hops
+--          hops, most messages, window], owed} (ms); `loops` where a message has hops, `owed` where copies of
+--          one are owed from now on, see include/owe
 --        7 nudge channel   8 .. the messages (JSON text)
 -- Returns {'stored', served, durability by policy or '', result …}   in order of the messages: an entry id,
 --         'due <id> <time in ms>', or '!refusal'; the durability goes on with ` <type>=<level>` for each
@@ -51,6 +53,7 @@ if first ~= last + 1 then return {'gap', last} end
 
 local options = ARGV[6] ~= '' and cjson.decode(ARGV[6]) or nil
 local now = (options or default_ttl or topic_ttls) and now_ms()
+local debts = options and options.owed and debt_book(KEYS[18], KEYS[19], options.owed, now)
 local loops = options and options.loops and loop_guard(KEYS[15], KEYS[16], KEYS[17], options.loops, now)
 local refused, any_refused = {}, false
 local added = {0, 0, 0, 0, 0}
@@ -120,9 +123,12 @@ for i = 1, count do
   local lane = string.byte(digits, i) - 47
   local ttl = topic_ttls and topic_ttls[type_of(ARGV[7 + i])] or default_ttl
   local option = options and options[tostring(i)] or ttl and {}
+  local owed = debts and debts.has(i)
   local stored
   if room <= 0 then
     stored = unarchived > 0 and string.format('!full archive %d', unarchived) or '!full'
+  elseif owed and debts.full() then
+    stored = debts.full()
   elseif option then
     stored = store_special(option, lane, ARGV[7 + i], ttl)
   else
@@ -136,6 +142,9 @@ for i = 1, count do
   else
     accepted = accepted + 1
     room = room - 1
+    if owed then
+      debts.add(i, string.find(stored, '^due ') and '-' or NAMES[lane] .. ':' .. stored, ARGV[7 + i])
+    end
   end
   results[3 + i] = stored
 end
@@ -143,6 +152,7 @@ end
 redis.call('SET', KEYS[1],
   string.format('%d %d %s', first, first + count - 1, any_refused and cjson.encode(refused) or ''), 'PX', record_ms)
 if loops then loops.finish() end
+if debts then debts.write() end
 if accepted > 0 then redis.call('HINCRBY', KEYS[2], 'accepted', accepted) end
 for lane = 1, 5 do
   if added[lane] > 0 then

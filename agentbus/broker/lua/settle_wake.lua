@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Ends a claim: the address has been looked at.
 --
--- KEYS   1 a sorted set of addresses by time: `wake` or `ticking`
+-- KEYS   1 a sorted set of addresses by time: `wake`, `ticking` or `owing`
 -- ARGV   1 address   2 score of the claim   3 time of its next look in ms; '' = nothing is left to come
 -- Returns 1 when the claim still stood, else 0
 --

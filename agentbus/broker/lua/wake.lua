@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Announces when an address needs its next look.
 --
--- KEYS   1 a sorted set of addresses by time: `wake` or `ticking`
+-- KEYS   1 a sorted set of addresses by time: `wake`, `ticking` or `owing`
 -- ARGV   1 address   2 time in ms
 -- Returns the score the address has now
 --

@@ -3,8 +3,11 @@
 
 -- defaults: most hops, most messages, window in ms. The returned functions take the option {hops, pair} of a
 -- message: `refusal` before it is stored, `count` once it is; `finish` writes the counts of the batch.
--- A window begins with the first message of a pair, and its count is in the bucket of that time. Buckets take
--- turns and expire whole.
+-- Of a pair is kept when it sent what still counts: `<ms>:<messages>`, oldest first, in the bucket of the last one.
+-- Buckets take turns and expire whole. Beyond EXACT messages a time stands for a hundredth of the window, by its
+-- end: so a list stays short whatever a policy allows, and no window ever holds more than that.
+local EXACT = 100
+
 local function loop_guard(policy, even, odd, defaults, now)
   local limits_of, counts, guard = {}, {}, {}
 
@@ -25,20 +28,27 @@ local function loop_guard(policy, even, odd, defaults, now)
     return found
   end
 
-  -- The present count of a pair, or nil and the server's error.
-  local function counted(pair, window)
-    local bucket = math.floor(now / window)
+  -- What a pair has sent within the window, or nil and the server's error.
+  local function counted(pair, most)
+    local window, bucket = most.window, math.floor(now / most.window)
     local this, other = odd, even
     if bucket % 2 == 0 then this, other = even, odd end
+    local count = {hash = this, times = {}, number = 0, window = window, ends = (bucket + 2) * window}
     for _, hash in ipairs({this, other}) do
       local found = redis.pcall('HGET', hash, pair)
       if failed(found) then return nil, 'error ' .. hash .. ': ' .. found.err end
-      local count, since = string.match(found or '', '^(%d+) (%d+)$')
-      if count and now - tonumber(since) < window then
-        return {hash = hash, number = tonumber(count), since = since}
+      if found then
+        for at, messages in string.gmatch(found, '(%d+):(%d+)') do
+          if now - tonumber(at) < window then
+            count.times[#count.times + 1] = {at = tonumber(at), messages = tonumber(messages)}
+            count.number = count.number + tonumber(messages)
+          end
+        end
+        count.left = hash ~= this and hash
+        return count
       end
     end
-    return {hash = this, number = 0, since = string.format('%.0f', now), ends = (bucket + 2) * window}
+    return count
   end
 
   function guard.refusal(option, message)
@@ -47,10 +57,11 @@ local function loop_guard(policy, even, odd, defaults, now)
     if most.messages == 0 then return nil end
     local count = counts[option.pair]
     if not count then
-      count, problem = counted(option.pair, most.window)
+      count, problem = counted(option.pair, most)
       if not count then return problem end
       counts[option.pair] = count
     end
+    option.counted = count
     if count.number >= most.messages then
       return string.format('loop messages %.0f %.0f', most.messages, most.window)
     end
@@ -58,16 +69,31 @@ local function loop_guard(policy, even, odd, defaults, now)
   end
 
   function guard.count(option)
-    local count = counts[option.pair]
-    if count then count.number, count.changed = count.number + 1, true end
+    local count = option.counted
+    if not count then return end
+    local last = count.times[#count.times]
+    if not last or now > last.at then
+      last = {at = now + (count.number < EXACT and 0 or math.ceil(count.window / EXACT)), messages = 0}
+      count.times[#count.times + 1] = last
+    end
+    last.messages, count.number, count.changed = last.messages + 1, count.number + 1, true
+  end
+
+  local function written(times)
+    local texts = {}
+    for i, time in ipairs(times) do texts[i] = string.format('%.0f:%.0f', time.at, time.messages) end
+    return table.concat(texts, ' ')
   end
 
   function guard.finish()
     for pair, count in pairs(counts) do
-      if count.changed then redis.call('HSET', count.hash, pair, string.format('%.0f %s', count.number, count.since)) end
-      -- Never shortens a life: the window may have been longer before.
-      if count.changed and count.ends and redis.call('PEXPIREAT', count.hash, count.ends, 'NX') == 0 then
-        redis.call('PEXPIREAT', count.hash, count.ends, 'GT')
+      if count.changed then
+        redis.call('HSET', count.hash, pair, written(count.times))
+        if count.left then redis.call('HDEL', count.left, pair) end
+        -- Never shortens a life: the window may have been longer before.
+        if redis.call('PEXPIREAT', count.hash, count.ends, 'NX') == 0 then
+          redis.call('PEXPIREAT', count.hash, count.ends, 'GT')
+        end
       end
     end
   end
