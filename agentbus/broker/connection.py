@@ -12,7 +12,6 @@ import os
 import re
 import time
 from collections.abc import Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,7 +21,7 @@ from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry as DriverRetry
 from redis.backoff import NoBackoff
 
-from agentbus.broker.gathering import Exchange, Gathering
+from agentbus.broker.gathering import Gathering
 from agentbus.errors import (
     BrokerError,
     BrokerOutOfMemory,
@@ -35,9 +34,6 @@ from agentbus.errors import (
 
 #: What may travel as an argument of a command.
 Argument = str | bytes | int | float
-
-#: True in a task that keeps house: what it asks for can wait, and holds up nobody who has work.
-CAN_WAIT: ContextVar[bool] = ContextVar("agentbus_can_wait", default=False)
 
 SCHEMES = ("redis", "rediss", "unix")
 #: Answers that mean "not now": the command was not executed and may be sent again.
@@ -242,11 +238,7 @@ class Link:
 
 
 class Broker:
-    """The way to one server: a pool of links for commands, and further links on demand.
-
-    What can wait gets a quarter of the links at most. A thousand idle agents ask for so much that on a busy
-    machine whoever reads or settles would stand in a queue of thousands.
-    """
+    """The way to one server: a pool of links for commands, and further links on demand."""
 
     def __init__(self, settings: ConnectionSettings) -> None:
         self.settings = settings
@@ -254,7 +246,8 @@ class Broker:
         self._idle: list[Link] = []
         self._inherited: list[Link] = []
         self._process = os.getpid()
-        self._make_ways()
+        self._slots = asyncio.Semaphore(settings.most_links)
+        self._gathering = Gathering(self._slots, self._exchange)
 
     def open_link(self, timeout: float | None = None) -> Link:
         """Return a link of its own, for reads that block or bulk that must not delay others."""
@@ -263,40 +256,24 @@ class Broker:
 
     async def execute(self, *arguments: Argument) -> Any:
         """Send one command over the pool and return its reply."""
-        gathering, exchange = self._way()
         packed = _packed(arguments)
-        if gathering.leaves_alone(packed):
-            return _answer(await exchange((packed,)))
-        return await gathering.add(packed)
+        if self._gathering.leaves_alone(packed):
+            async with self._slots:
+                return _answer(await self._exchange((packed,)))
+        return await self._gathering.add(packed)
 
     async def pipeline(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
         """Send several commands in one write over the pool."""
-        _, exchange = self._way()
-        return await exchange([_packed(command) for command in commands])
+        async with self._slots:
+            return await self._exchange([_packed(command) for command in commands])
 
     async def _exchange(self, packed: Sequence[bytes]) -> list[Any]:
-        async with self._slots:
-            link = self._idle.pop() if self._idle else self.open_link()
-            try:
-                return await link.exchange(packed)
-            finally:
-                self._give_back(link)
-
-    async def _exchange_later(self, packed: Sequence[bytes]) -> list[Any]:
-        async with self._slots_that_wait:
-            return await self._exchange(packed)
-
-    def _make_ways(self) -> None:
-        self._slots = asyncio.Semaphore(self.settings.most_links)
-        self._slots_that_wait = asyncio.Semaphore(max(1, self.settings.most_links // 4))
-        self._gathering = Gathering(self._exchange)
-        self._gathering_that_waits = Gathering(self._exchange_later)
-
-    def _way(self) -> tuple[Gathering, Exchange]:
-        # Not gathered with the others: who has work would wait with them.
-        if CAN_WAIT.get():
-            return self._gathering_that_waits, self._exchange_later
-        return self._gathering, self._exchange
+        """Send something over a pooled link; whoever calls this has a slot."""
+        link = self._idle.pop() if self._idle else self.open_link()
+        try:
+            return await link.exchange(packed)
+        finally:
+            self._give_back(link)
 
     def _give_back(self, link: Link) -> None:
         # A link that could not connect must not hide the good ones below it: where the server's limit is
@@ -308,7 +285,8 @@ class Broker:
         """Abandon the pooled links without closing them: after a fork they belong to the parent."""
         self._keep_inherited()
         self._idle = []
-        self._make_ways()
+        self._slots = asyncio.Semaphore(self.settings.most_links)
+        self._gathering = Gathering(self._slots, self._exchange)
 
     def _keep_inherited(self) -> None:
         if self._process != os.getpid():
@@ -321,7 +299,6 @@ class Broker:
         """Close every pooled connection."""
         self._keep_inherited()
         await self._gathering.close()
-        await self._gathering_that_waits.close()
         while self._idle:
             await self._idle.pop().close()
 

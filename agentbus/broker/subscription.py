@@ -93,8 +93,8 @@ class Subscription:
         )  # fmt: skip
         if reply[0] == b"taken":
             raise BrokerRefused(f"a consumer named {consumer} already reads {self.address}")
-        if reply[3] == 1:
-            self._tell_gap(Gap(None, self._start))
+        if reply[3]:
+            self._tell_gap(Gap(None, reply[3].decode()))
         self._born = reply[4].decode()
         return Joined(server_ms=int(reply[1]), served_before=reply[2] == 0)
 

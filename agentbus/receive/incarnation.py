@@ -15,7 +15,6 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from agentbus.broker.connection import CAN_WAIT
 from agentbus.broker.inbox import RawEntry
 from agentbus.broker.keys import addresses
 from agentbus.broker.wake import Announcer
@@ -50,8 +49,6 @@ _STEP_BACK = 0.1
 _ADDRESS_INTERVAL = 60.0
 #: Whatever may be a message to named agents has this; looked for before anything is decoded.
 NAMED = b'"recipients":['
-#: Duties that find nothing nearly always. Messages that come due and the dead are not among them.
-_CAN_WAIT = frozenset({"audit", "addresses", "sweep", "trim"})
 _START_CHECK = 0.25
 #: Where nothing is given back, only a suspect behind another one waits for this.
 _SUSPECT_CHECK = 1.0
@@ -141,7 +138,7 @@ class Incarnation:
             *self._station.duties(),
         ]
         self._children = [
-            group.create_task(_forever(duty, duty_name in _CAN_WAIT), name=f"agentbus {duty_name} {name}")
+            group.create_task(_forever(duty), name=f"agentbus {duty_name} {name}")
             for duty_name, duty in duties
         ]
         self._children.append(self._settling)
@@ -361,8 +358,7 @@ class Incarnation:
         return self._station.siblings(address)
 
 
-async def _forever(duty: Callable[[], Awaitable[None]], can_wait: bool = False) -> None:
-    CAN_WAIT.set(can_wait)
+async def _forever(duty: Callable[[], Awaitable[None]]) -> None:
     await duty()
 
 

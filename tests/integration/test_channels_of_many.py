@@ -59,32 +59,6 @@ async def test_a_handler_that_the_machine_held_up_once_does_not_make_its_agent_t
     assert len([fields for _, fields in records if fields[0] == b"delivered"]) <= 5
 
 
-async def test_messages_are_read_and_settled_while_all_housekeeping_stands_in_a_queue(
-    broker: BrokerForTests, unique: Callable[[str], str]
-) -> None:
-    channel, agent, seen = f"channel.{unique('many')}", Agent(unique("reader")), list[int]()
-
-    @agent.on(f"{channel}.note")
-    async def note(body: int) -> None:
-        seen.append(body)
-
-    async with Bus(broker.url, agent="announcer") as bus:
-        queue = bus.rooms.broker._slots_that_wait
-        places = 0
-        while not queue.locked():
-            await queue.acquire()
-            places += 1
-        async with bus.serving(agent):
-            # The audits at its inbox and its channel, and the sweep.
-            await eventually(lambda: len(queue._waiters or ()) >= 3)
-            await bus.publish_many(f"{channel}.note", range(MESSAGES))
-            look = ChannelLook(bus.rooms.broker, bus.settings.prefix, channel, agent.name)
-            await look.settled(processed=MESSAGES)
-            for _ in range(places):
-                queue.release()
-    assert seen == list(range(MESSAGES))
-
-
 async def test_a_subscriber_that_hears_nothing_asks_for_little(
     private_broker: Callable[..., PrivateBroker],
 ) -> None:

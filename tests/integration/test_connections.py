@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from agentbus.broker.connection import CAN_WAIT, Broker, ConnectionSettings, Link, map_error
+from agentbus.broker.connection import Broker, ConnectionSettings, Link, map_error
 from agentbus.broker.embedded import PrivateBroker, ServerBinary, find_server
 from agentbus.bus import Bus
 from agentbus.errors import (
@@ -239,28 +239,6 @@ async def _reads(link_broker: Broker) -> int:
 
 
 # --- links that lie ---
-
-
-async def test_what_can_wait_holds_up_nobody_who_has_work(broker: BrokerForTests) -> None:
-    done = 0
-
-    async def keep_house(there: Broker) -> None:
-        nonlocal done
-        CAN_WAIT.set(True)
-        # By itself, not together with the others of its turn.
-        await there.pipeline([("PING",)])
-        done += 1
-
-    async with Proxy(broker.url) as proxy:
-        there = Broker(ConnectionSettings(proxy.url))
-        await there.execute("PING")
-        proxy.delay = 0.02
-        waiting = [asyncio.create_task(keep_house(there)) for _ in range(100)]
-        await asyncio.sleep(0)
-        await there.execute("PING")
-        assert done <= 10
-        await asyncio.gather(*waiting)
-        await there.close()
 
 
 async def test_random_cancellations_never_mix_up_replies(broker: BrokerForTests) -> None:

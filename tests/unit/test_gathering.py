@@ -21,7 +21,8 @@ class Wire:
         self.refused: set[bytes] = set()
         self.open = asyncio.Event()
         self.open.set()
-        self.gathering = Gathering(self.exchange)
+        self.slots = asyncio.Semaphore(3)
+        self.gathering = Gathering(self.slots, self.exchange)
 
     async def exchange(self, packed: Sequence[bytes]) -> list[Any]:
         self.writes.append(list(packed))
@@ -32,7 +33,8 @@ class Wire:
 
     async def say(self, packed: bytes) -> Any:
         if self.gathering.leaves_alone(packed):
-            return (await self.exchange([packed]))[0]
+            async with self.slots:
+                return (await self.exchange([packed]))[0]
         return await self.gathering.add(packed)
 
     async def say_all(self, *words: bytes) -> list[Any]:
@@ -105,15 +107,37 @@ async def test_what_leaves_together_is_bounded(words: list[bytes], sizes: list[i
     assert [len(write) for write in wire.writes] == sizes
 
 
+async def test_what_waits_for_a_connection_leaves_together_when_one_is_free() -> None:
+    """Also what was said in different turns: the queue never grows by one write for each of them."""
+    wire = Wire()
+    wire.open.clear()
+    tasks = [asyncio.create_task(wire.say(b"first"))]
+    for number in range(100):
+        await asyncio.sleep(0)
+        tasks.append(asyncio.create_task(wire.say(b"%d" % number)))
+    while len(wire.writes) < 3:
+        await asyncio.sleep(0)
+    assert sum(map(len, wire.writes)) < 10
+    wire.open.set()
+    await asyncio.wait(tasks)
+    assert [task.result() for task in tasks] == [b"first", *(b"%d" % number for number in range(100))]
+    assert len(wire.writes) < 8
+
+
 async def test_nobody_is_left_waiting_by_a_close() -> None:
     wire = Wire()
+    wire.slots = asyncio.Semaphore(2)
+    wire.gathering = Gathering(wire.slots, wire.exchange)
     wire.open.clear()
     tasks = [asyncio.create_task(wire.say(word)) for word in (b"a", b"b")]
     while len(wire.writes) < 2:
         await asyncio.sleep(0)
+    tasks.append(asyncio.create_task(wire.say(b"c")))
+    await asyncio.sleep(0)
     await wire.gathering.close()
-    with pytest.raises(BrokerUnavailable) as caught:
-        await tasks[1]
-    assert caught.value.uncertain
+    for task, uncertain in zip(tasks[1:], (True, False), strict=True):
+        with pytest.raises(BrokerUnavailable) as caught:
+            await task
+        assert caught.value.uncertain == uncertain
     wire.open.set()
     assert await tasks[0] == b"a"

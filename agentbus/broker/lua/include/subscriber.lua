@@ -40,9 +40,10 @@ local function position_at(log, id, added)
   return nil
 end
 
--- Makes a group that somebody deleted anew, where the cursor stood; returns whether it was missing, or an error.
+-- Makes a group that somebody deleted anew, where the cursor stood; returns whether it was missing, or an error,
+-- and whether the log was gone too.
 -- With the log gone too fewer entries are before the cursor than were read: a position beyond that would hide
--- the next gap.
+-- the next gap. What was in it and not read is missing, and nobody knows how much that was.
 local function remake_group(log, group, subscriber, stood)
   local made = redis.pcall('XGROUP', 'CREATE', log, group, stood, 'MKSTREAM')
   if type(made) == 'table' and made.err then
@@ -51,8 +52,11 @@ local function remake_group(log, group, subscriber, stood)
   end
   local position = tonumber(redis.call('HGET', subscriber, 'position') or '')
   local there = position and position_at(log, stood, (log_facts(log)))
-  if there and there < position then redis.call('HSET', subscriber, 'position', there) end
-  return true
+  if there and there < position then
+    redis.call('HSET', subscriber, 'position', there, 'gap', '- ? ' .. stood)
+    return true, true
+  end
+  return true, false
 end
 
 -- The latest gap: the entry behind it, '-' while there is none yet; how many are missing, '?' when nobody knows;
