@@ -61,7 +61,7 @@ class Subscription:
         self._tell_gap = tell_gap
         #: When the cursor was made: what a later one of the same agent carries is not taken for this one's.
         self._born = ""
-        #: The last entry that an answer brought here.
+        #: The latest entry that an answer brought here.
         self._seen = b"0-0"
         #: Whether the last fetch found another consumer of the agent reading.
         self.standing_by = False
@@ -132,7 +132,8 @@ class Subscription:
         items = iter(reply[3:])
         entries = [RawEntry(LOG, *item) for item in zip(items, items, items, strict=True)]
         if entries:
-            self._seen = entries[-1].entry_id
+            # Never backwards, after what was handed back: what is in work would be handed out once more.
+            self._seen = max(self._seen, entries[-1].entry_id, key=_number)
         return entries
 
     async def weed(self, consumer: str, entries: Sequence[RawEntry]) -> list[RawEntry]:
@@ -255,6 +256,11 @@ class Subscription:
         """Make the cursor again, where it stood, if somebody deleted it; returns whether it was missing."""
         keys = (self.keys.subscriber, self.keys.log)
         return bool(await run(self._broker, Call(load("remake_cursor"), keys, (self.agent,))))
+
+
+def _number(entry_id: bytes) -> tuple[int, int]:
+    time, _, number = entry_id.partition(b"-")
+    return int(time), int(number)
 
 
 def _nobody_waits() -> None:

@@ -76,6 +76,11 @@ class ChannelStation:
         """Return how many consumers of this agent there are."""
         return self._siblings
 
+    async def hand_over(self) -> None:
+        """Free the place of its own consumer: the next one would stand by for a lease and longer."""
+        assert self._crew is not None
+        await self._takeover.take_own(self._crew.lease.consumer)
+
     async def close(self) -> None:
         """Listen no more."""
         await self.reader.close()

@@ -135,6 +135,10 @@ class Housekeeper:
             self._strangers_at = asked_at
             await self._takeover.take_from_strangers(await self._inbox.strangers())
 
+    async def hand_over(self) -> None:
+        """Take from the consumer it keeps house for, which has lost its lease."""
+        await self._takeover.take_own(self._lease.consumer)
+
     async def _look_at_others(self, asked_at: float) -> bool:
         """Fence the dead; returns whether the look was sound."""
         beats = await self._inbox.beats()

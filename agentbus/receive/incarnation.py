@@ -80,8 +80,9 @@ class Incarnation:
         self.ended = asyncio.Event()
         self.lost: str | None = None
         self.lease = Lease(
-            self.consumer, station.places, seconds(settings.lease, "lease"), _stall_limit(agent), self._lose
-        )
+            self.consumer, station.places, seconds(settings.lease, "lease"), _stall_limit(agent), self._lose,
+            self._busy,
+        )  # fmt: skip
         self.workload = Workload(
             runners, settings.prefetch, seconds(settings.prefetch_below, "prefetch_below"), grounds.gate,
             in_order=not station.gives_back,
@@ -171,6 +172,16 @@ class Incarnation:
             if self.lost is None:
                 await self._leave()
 
+    async def hand_over(self) -> None:
+        """After a fence: let whoever comes next go on at once; raises `BrokerUnavailable`.
+
+        The broker may still count this consumer among the living, as after a freeze, and others would watch
+        it for a lease. Called when nothing of it runs any more.
+        """
+        # What is refused they notice by the beat.
+        with contextlib.suppress(BrokerRefused):
+            await self._station.hand_over()
+
     def begin_nothing(self) -> None:
         """Begin no further delivery; what runs goes on."""
         self.workload.close()
@@ -212,6 +223,10 @@ class Incarnation:
             # An unreachable broker is left without a word: the others notice by the beat.
             with contextlib.suppress(BrokerError):
                 await place.leave(self.consumer)
+
+    def _busy(self) -> bool:
+        """Whether anything runs: here, or in the hands of those who pull."""
+        return self.workload.running > 0 or (self._runner_count == 0 and bool(self._held()))
 
     def _held(self) -> list[Delivery]:
         return [delivery for source in self._station.sources for delivery in source.held.values()]

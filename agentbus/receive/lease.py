@@ -43,7 +43,9 @@ class Lease:
         seconds: float,
         stall_limit: float,
         lost: Callable[[str], None],
+        busy: Callable[[], bool],
     ) -> None:
+        """``lost`` is told why, once; ``busy`` says whether anything runs that a lost lease would stop."""
         self.consumer = consumer
         self.places = tuple(places)
         self.seconds = seconds
@@ -58,6 +60,7 @@ class Lease:
         #: Place to how many consumers lived there at the last answered beat, this one among them.
         self.company: dict[Place, int] = {}
         self._lost = lost
+        self._busy = busy
         self._reported = False
 
     def alone_at(self, place: Place) -> bool:
@@ -67,7 +70,11 @@ class Lease:
     @property
     def holds(self) -> bool:
         """Whether new work may be started: not fenced, and a beat was answered within the lease."""
-        return not self.fenced and clock() - self.answered_at < self.seconds
+        return not self.fenced and self._fresh
+
+    @property
+    def _fresh(self) -> bool:
+        return clock() - self.answered_at < self.seconds
 
     def server_ms(self) -> float:
         """Return the broker's clock, as well as it is known here, in ms."""
@@ -82,13 +89,15 @@ class Lease:
         """Called by the loop's timer; ``stood_still`` is how long the timer itself was late, in seconds.
 
         After a freeze longer than the lease others may own what this process holds: running handlers are
-        cancelled before they can run one more line, without asking the broker first.
+        cancelled before they can run one more line, without asking the broker first. Where nothing runs the
+        broker is asked: nothing is started before it has answered, and on a machine that is too busy a
+        thousand idle agents would all join anew.
         """
         if self._reported:
             return
         if self.fenced:
             self._report("the broker no longer knows this consumer")
-        elif stood_still > self.seconds / 2 and clock() - self.answered_at >= self.seconds:
+        elif stood_still > self.seconds / 2 and not self._fresh and self._busy():
             self.fenced = True
             self._report(f"this process stood still for {stood_still:.1f} s, longer than its lease")
 

@@ -49,6 +49,8 @@ class Life:
         while not stop.is_set():
             incarnation = self._make(self._joined_before)
             try:
+                if self.incarnation is not None and self.incarnation.lost is not None:
+                    await self.incarnation.hand_over()
                 unserved = await incarnation.join()
             except BrokerUnavailable:
                 await asyncio.sleep(backoff.next_pause())

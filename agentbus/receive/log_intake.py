@@ -11,6 +11,7 @@ from agentbus.events import Events
 from agentbus.message.backoff import Backoff
 from agentbus.receive.crew import Crew
 from agentbus.receive.intake import FETCH_BYTES, MOST_UNSETTLED, SETTLING_PAUSE
+from agentbus.receive.lease import clock
 
 #: Seconds after which the log is looked at also where nothing was heard of it: another consumer of the agent
 #: may have left …
@@ -80,8 +81,10 @@ class LogIntake:
             return True
         # Before the question: what comes while it is under way sets the event again.
         self._grown.clear()
+        asked_at = clock()
         entries = await self._subscription.fetch(self._lease.consumer, wanted, FETCH_BYTES)
         if entries:
+            self._workload.on_their_way = clock() - asked_at
             self._accept(self._subscription, entries)
         return bool(entries)
 

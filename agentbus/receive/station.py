@@ -82,6 +82,9 @@ class Station(Protocol):
     def siblings(self, address: str) -> int:
         """Return how many consumers serve a place."""
 
+    async def hand_over(self) -> None:
+        """Take from its own consumer, which has lost its lease: others need not watch it for as long."""
+
     async def close(self) -> None:
         """Close what it opened, the reader too."""
 
@@ -161,6 +164,11 @@ class InboxStation:
         """Return how many consumers serve an inbox."""
         keeper = self._housekeepers.get(address)
         return keeper.seen.siblings if keeper is not None else 1
+
+    async def hand_over(self) -> None:
+        """Take from its own consumer at every inbox, as from a dead one."""
+        for keeper in self._housekeepers.values():
+            await keeper.hand_over()
 
     async def close(self) -> None:
         """Close the connections."""

@@ -89,6 +89,12 @@ class Takeover:
             moved += await self._take(consumer, beat)
         return moved
 
+    async def take_own(self, consumer: str) -> None:
+        """Take from a consumer of this process that has lost its lease and runs nothing any more."""
+        # A beat that was on its way may still have moved: then it is read once more.
+        while (beat := (await self._inbox.beats()).get(consumer)) is not None:
+            await self._take(consumer, beat)
+
     async def take_from_strangers(self, strangers: Iterable[str]) -> int:
         """Take from names that are not alive: they hold nothing by right, and go when they hold nothing."""
         moved = 0

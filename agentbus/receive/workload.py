@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -22,6 +23,9 @@ class Workload:
     Work is taken only for free runners. While handlers are fast, ``prefetch`` more may wait here, since a
     round trip would cost more than the handler; behind a slow handler nothing waits, because nobody else
     could take it. With no runners at all (deliveries are pulled) what callers wait for is taken.
+
+    In order nobody else could take it anyway: as many may wait as are handled while the next are on their
+    way, or on a busy machine, where that takes seconds, each message would.
     """
 
     def __init__(
@@ -51,6 +55,10 @@ class Workload:
         self._average_seconds = max(1.0, prefetch_below)
         self._finished_once = False
         self._last_finish = 0.0
+        #: What the last handler took, in order; infinite before the first.
+        self._last_took = math.inf
+        #: Seconds that the last messages were on their way, from being asked for.
+        self.on_their_way = 0.0
         self.running = 0
 
     @property
@@ -64,7 +72,7 @@ class Workload:
         if self._runners == 0:
             return max(0, sum(not waiter.done() for waiter in self._idle) - self.waiting)
         fast = self._fast
-        window = self._runners + (self._prefetch if fast else 0)
+        window = self._runners + (self._prefetch if fast else self._bridge)
         room = window - self.waiting - self.running
         # Small refills would cost a round trip each while fast handlers drain a large window.
         return room if room > 0 and (not fast or room * 2 >= window or room >= 64) else 0
@@ -75,6 +83,15 @@ class Workload:
         if self._average_seconds >= self._prefetch_below:
             return False
         return self.running < self._runners or time.monotonic() - self._last_finish < self._prefetch_below * 5
+
+    @property
+    def _bridge(self) -> int:
+        """How many slow handlers run, in order, until what is asked for now is here."""
+        if not self._in_order or math.isinf(self._last_took):
+            # What is not known yet may be fast: a question for a few now would delay the one for many.
+            return 0
+        usual = max(self._average_seconds, self._prefetch_below, 0.001)
+        return min(self._prefetch, int(self.on_their_way / usual))
 
     async def wait_room(self) -> None:
         """Wait until more may be taken, or until `interrupt`."""
@@ -135,7 +152,12 @@ class Workload:
         """A runner is done with a delivery; times are of the monotonic clock."""
         self.running -= 1
         self._last_finish = ended
-        if self._finished_once:
+        if self._in_order:
+            # The quicker of the last two: a process that the machine let stand in the middle of one would
+            # count as slow for the next hundred, and take them one by one.
+            took = ended - begun
+            self._average_seconds, self._last_took = min(took, self._last_took), took
+        elif self._finished_once:
             self._average_seconds += (ended - begun - self._average_seconds) * _NEWEST
         else:
             self._finished_once = True

@@ -9,6 +9,7 @@ from contextlib import suppress
 from agentbus import Agent, Bus, Delivery
 from agentbus.broker.embedded import PrivateBroker
 from agentbus.testing import BrokerForTests
+from tests.agents.channel_look import ChannelLook
 from tests.agents.waiting import eventually
 
 SUBSCRIBERS, MESSAGES = 200, 50
@@ -34,6 +35,28 @@ async def test_two_hundred_subscribers_all_get_fifty_messages_in_order(
         await bus.publish_many(f"{channel}.note", range(MESSAGES))
         await eventually(lambda: sum(map(len, seen)) >= SUBSCRIBERS * MESSAGES, within=90, pause=0.05)
     assert seen == [list(range(MESSAGES))] * SUBSCRIBERS
+
+
+async def test_a_handler_that_the_machine_held_up_once_does_not_make_its_agent_take_messages_one_by_one(
+    broker: BrokerForTests, unique: Callable[[str], str]
+) -> None:
+    # On a busy machine each question takes seconds: a hundred of them would be minutes.
+    channel, agent, seen = f"channel.{unique('many')}", Agent(unique("reader")), list[int]()
+
+    @agent.on(f"{channel}.note")
+    async def note(body: int) -> None:
+        if body == 0:
+            await asyncio.sleep(0.5)
+        seen.append(body)
+
+    async with Bus(broker.url, agent="announcer") as bus, bus.serving(agent):
+        await bus.publish_many(f"{channel}.note", range(MESSAGES))
+        await eventually(lambda: len(seen) == MESSAGES)
+        look = ChannelLook(bus.rooms.broker, bus.settings.prefix, channel, agent.name)
+        await look.settled(processed=MESSAGES)
+        records = await bus.rooms.broker.execute("XRANGE", look.keys.reads, "-", "+")
+    assert seen == list(range(MESSAGES))
+    assert len([fields for _, fields in records if fields[0] == b"delivered"]) <= 5
 
 
 async def test_a_subscriber_that_hears_nothing_asks_for_little(

@@ -118,6 +118,36 @@ async def test_what_an_answer_that_was_lost_had_handed_out_comes_first_and_a_lat
     assert await on.look.count("handed_out") == 7
 
 
+async def test_what_a_lost_answer_had_handed_out_to_one_of_several_at_a_time_comes_with_the_next(
+    on: LogBench,
+) -> None:
+    # The audit would bring it too, seconds later and one by one.
+    several, sibling = (on.subscription(in_order=False) for _ in range(2))
+    await several.join("c")
+    await sibling.join("other")
+    await on.write(*range(8))
+    assert await on.bodies("c", 2, several) == [0, 1]
+    seen = several._seen
+    assert await on.bodies("c", 2, several) == [2, 3]
+    assert await on.bodies("other", 2, sibling) == [4, 5]
+    several._seen = seen
+    assert await on.bodies("c", 3, several) == [2, 3, 6]
+    assert await on.bodies("c", 3, several) == [7]
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+async def test_after_something_was_handed_back_what_is_in_work_is_not_handed_out_once_more(
+    on: LogBench, in_order: bool
+) -> None:
+    place = on.subscription(in_order)
+    await place.join("c")
+    await on.write(1, 2, 3)
+    first, *_ = await on.fetch("c", 3, place)
+    assert await place.release("c", {LOG: [first.entry_id]}) == 1
+    assert await on.bodies("c", 1, place) == [1]
+    assert await on.fetch("c", 3, place) == []
+
+
 # --- gaps ---
 
 

@@ -16,8 +16,8 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return time
 
 
-def lease(lost: list[str]) -> Lease:
-    return Lease("consumer", (), 4.0, 600.0, lost.append)
+def lease(lost: list[str], busy: bool = True) -> Lease:
+    return Lease("consumer", (), 4.0, 600.0, lost.append, lambda: busy)
 
 
 def test_it_holds_as_long_as_an_answered_beat_is_younger_than_the_lease(now: list[float]) -> None:
@@ -49,6 +49,18 @@ def test_a_process_that_stood_still_for_a_lease_gives_up_without_asking(now: lis
     assert "stood still" in lost[0]
     held.look(stood_still=9.7)
     assert len(lost) == 1, "told once"
+
+
+def test_a_process_that_stood_still_and_runs_nothing_asks_before_it_gives_up(now: list[float]) -> None:
+    lost: list[str] = []
+    held = lease(lost, busy=False)
+    held.answered(1000.0, 0)
+    now[0] = 1010.0
+    held.look(stood_still=9.7)
+    assert lost == []
+    assert not held.holds, "nothing is started before the broker has answered"
+    held.answered(1009.9, 0)
+    assert held.holds
 
 
 def test_a_blocked_loop_whose_thread_went_on_beating_loses_nothing(now: list[float]) -> None:

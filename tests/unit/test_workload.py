@@ -45,6 +45,35 @@ async def test_fast_handlers_earn_a_prefetch_and_a_slow_one_loses_it() -> None:
     assert load.wanted == 2
 
 
+async def test_one_handler_that_the_machine_held_up_does_not_make_a_reader_in_order_slow() -> None:
+    load = Workload(1, 100, 0.020, SuspectGate(), in_order=True)
+    finish(load, 1, 2.0)
+    assert load.wanted == 1
+    finish(load, 2, 0.001)
+    assert load.wanted == 101
+    finish(load, 3, 2.0)
+    assert load.wanted == 101
+    finish(load, 4, 2.0)
+    assert load.wanted == 1
+
+
+async def test_in_order_as_many_wait_as_are_handled_while_the_next_are_on_their_way() -> None:
+    load = Workload(1, 100, 0.020, SuspectGate(), in_order=True)
+    load.on_their_way = 10.0
+    assert load.wanted == 1, "nobody knows yet how fast it is"
+    finish(load, 1, 0.1)
+    load.on_their_way = 0.001
+    assert load.wanted == 1
+    load.on_their_way = 3.05
+    assert load.wanted == 31
+    load.on_their_way = 60.0
+    assert load.wanted == 101
+    shared = workload(runners=1)
+    finish(shared, 1, 0.1)
+    shared.on_their_way = 3.0
+    assert shared.wanted == 1, "a sibling could take it"
+
+
 async def test_nothing_is_wanted_while_every_runner_is_busy() -> None:
     load = workload(runners=2, prefetch=0)
     load.add([delivery(1), delivery(2)])

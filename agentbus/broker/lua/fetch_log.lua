@@ -5,7 +5,7 @@
 --
 -- KEYS   1 alive   2 subscriber   3 log   4 crashes   5 reads
 -- ARGV   1 consumer   2 the agent   3 most messages   4 most bytes   5 1 = one consumer of the agent at a time
---        6 the last entry that the consumer has seen, '0-0' at first
+--        6 the latest entry that the consumer has seen, '0-0' at first
 -- Returns {'fetched', missed, the entry before the gap, entry id, message, state, entry id, …}
 --         missed: how many messages retention removed before this agent had handled them, as found in this call;
 --         message '' = malformed; state: '' or JSON with `crashes` and `gap`
@@ -158,7 +158,7 @@ local function read_new()
 end
 
 local gone = strays()
-local more = ARGV[5] == '1' and take_unseen()
+local more = take_unseen()
 if not more and #gone > 0 then more = take_from(gone) end
 if not more then
   for _, owner in ipairs(gone) do remove_if_idle(KEYS[3], group, owner) end
