@@ -14,8 +14,9 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from agentbus.broker.embedded import ServerBinary, find_server
 from tests.chaos.ambiguous import run_ambiguous
@@ -48,6 +49,7 @@ RUNS = (
     "soak",
 )
 
+Result = TypeVar("Result", MixedResult, ChannelResult, RecipientsResult)
 
 #: One figure of each run: with all of them the page is written.
 _PUBLISHED = {"F1", "Fleet", "Channels", "Recipients", "F3", "F4", "F4b", "F5", "F9", "R5"}
@@ -88,42 +90,32 @@ class Session:
                 return [run_poison(seed, scale.poison, scale.healthy, binary)]
 
     def _mixed(self) -> MixedResult:
-        """Several runs, on brokers that sync always and every second in turn."""
-        result = MixedResult()
         scale = self._scale
-        for number, (messages, kills) in enumerate(_episodes(scale.messages, scale.kills, EPISODE)):
-            if number and time.monotonic() > self._until:
-                break
-            sync = ("always", "everysec")[number % 2]
-            result.add(run_mixed(f"{self._seed}.{number}", messages, kills, self._binary, sync))
-        return result
+        return self._several(MixedResult(), run_mixed, _episodes(scale.messages, scale.kills, EPISODE))
 
     def _channels(self) -> ChannelResult:
-        """Several runs of channels, as mixed ones."""
-        result, scale = ChannelResult(), self._scale
-        for number, (messages, faults) in enumerate(
-            _episodes(scale.channels, scale.channel_faults, CHANNEL_EPISODE)
-        ):
-            if number and time.monotonic() > self._until:
-                break
-            sync = ("always", "everysec")[number % 2]
-            result.add(run_channels(f"{self._seed}.{number}", messages, faults, self._binary, sync))
-        return result
+        scale = self._scale
+        episodes = _episodes(scale.channels, scale.channel_faults, CHANNEL_EPISODE)
+        return self._several(ChannelResult(), run_channels, episodes)
 
     def _recipients(self) -> RecipientsResult:
-        """Several runs of named recipients, as mixed ones."""
-        result, scale = RecipientsResult(), self._scale
-        for number, (messages, faults) in enumerate(
-            _episodes(scale.recipients, scale.recipient_faults, RECIPIENTS_EPISODE)
-        ):
+        scale = self._scale
+        episodes = _episodes(scale.recipients, scale.recipient_faults, RECIPIENTS_EPISODE)
+        return self._several(RecipientsResult(), run_recipients, episodes)
+
+    def _several(
+        self, result: Result, run: Callable[..., Result], episodes: Iterable[tuple[int, int]]
+    ) -> Result:
+        """Do several runs, on brokers that sync always and every second in turn."""
+        for number, (messages, faults) in enumerate(episodes):
             if number and time.monotonic() > self._until:
                 break
             sync = ("always", "everysec")[number % 2]
-            result.add(run_recipients(f"{self._seed}.{number}", messages, faults, self._binary, sync))
+            result.add(run(f"{self._seed}.{number}", messages, faults, self._binary, sync))
         return result
 
     def _fleet(self) -> FleetResult:
-        """Several runs of a whole fleet."""
+        """Several runs of a whole fleet, on brokers that sync always."""
         result, scale = FleetResult(), self._scale
         for number, (messages, faults) in enumerate(
             _episodes(scale.fleet, scale.fleet_faults, FLEET_EPISODE)

@@ -14,8 +14,8 @@ from tests.chaos.judges import Finding
 from tests.chaos.mail import Mail, Writer
 from tests.chaos.mishaps import Mishaps
 
-#: Counted also where there is none.
-_WATCHED = (
+#: What breaks a promise, each counted also where there is none.
+WATCHED = (
     "lost",
     "copies lost",
     "missing from their log",
@@ -37,7 +37,7 @@ _TOLERANCE = 0.05
 
 def judge_mail(mail: Mail, writers: Mapping[str, Writer], records: Sequence[Record]) -> Finding:
     """Everything stored is handled or a dead letter, copies included, once; and receipts tell the truth."""
-    finding = Finding(Counter(dict.fromkeys(_WATCHED, 0)))
+    finding = Finding(Counter(dict.fromkeys(WATCHED, 0)))
     _Judgement(mail, writers, records, finding).judge()
     return finding
 

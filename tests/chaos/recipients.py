@@ -23,7 +23,7 @@ from tests.chaos.figure import Figure, zero_of
 from tests.chaos.gate import Gate
 from tests.chaos.judges import Finding
 from tests.chaos.mail import INBOX, Mail, Writer
-from tests.chaos.mail_judge import judge_mail
+from tests.chaos.mail_judge import WATCHED, judge_mail
 from tests.chaos.plan import RECIPIENTS, faults
 from tests.chaos.readings import logged
 from tests.chaos.stage import RunFailed, Stage
@@ -221,12 +221,6 @@ def recipients_figure_of(result: RecipientsResult) -> Figure:
         "restart of the broker",
         "retry after a failure",
     )
-    zeros = (
-        "lost", "copies lost", "missing from their log", "in a log twice", "unexpected", "stored twice",
-        "without a cause", "not marked as redelivered", "receipts missing",
-        "receipts that say more than happened", "receipts that say less", "refused, and handled all the same",
-        "left unread",
-    )  # fmt: skip
     figure.rows = {
         "messages, by five writers": f"{counts['messages']:,}",
         "killed or frozen": f"{broken} ({', '.join(f'{n} {c}' for n, c in result.broken.most_common())})",
@@ -235,7 +229,7 @@ def recipients_figure_of(result: RecipientsResult) -> Figure:
         "copies that a dead or hasty sender owed, made by others": f"{counts['made good']:,}",
         "handled; dead letters": f"{counts['handled']:,}; {counts['dead letters']:,}",
         "receipts compared": f"{counts['receipts']:,}",
-        **{name: zero_of(counts[name], broken, "fault") for name in zeros},
+        **{name: zero_of(counts[name], broken, "fault") for name in WATCHED},
         "deliveries beyond the first": "; ".join(f"{cause} {counts[cause]:,}" for cause in causes),
         "books of inboxes that closed": f"{result.books_closed:,}",
     }
