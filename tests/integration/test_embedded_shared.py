@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
@@ -24,8 +24,10 @@ from agentbus.broker.embedded import (
     ServerBinary,
     ensure_running,
     find,
+    shared,
     stop,
 )
+from agentbus.broker.embedded.launch import launch_keeper
 from agentbus.broker.embedded.places import open_places
 from agentbus.errors import BrokerUnavailable
 
@@ -174,6 +176,30 @@ async def test_a_starter_killed_at_any_moment_leaves_nothing_in_the_way(settings
             running = await ensure_running(settings)
             assert servers_of(running.folder) == [running.pid]
             await stop(settings)
+
+
+async def test_a_keeper_that_comes_late_while_the_broker_is_ended_is_ended_too(
+    settings: EmbeddedSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A starter that was killed may have launched it, and it waits for the place of the one that leaves."""
+    places = open_places(settings.folder)
+    order, ordered = shared._order_shutdown, list[int]()
+
+    def order_and_come_late(state: dict[str, Any]) -> bool:
+        ended = order(state)
+        ordered.append(state["pid"])
+        if len(ordered) == 1:
+            while not shared._is_free(places.keeper_lock):
+                time.sleep(0.01)
+            launch_keeper(settings, places, time.monotonic() + DEADLINE)
+        return ended
+
+    running = await ensure_running(settings)
+    monkeypatch.setattr(shared, "_order_shutdown", order_and_come_late)
+    await stop(settings)
+    assert ordered[0] == running.pid and len(ordered) == 2
+    assert await find(settings) is None
+    assert servers_of(running.folder) == []
 
 
 async def test_the_broker_outlives_ctrl_c_in_its_starters_terminal(settings: EmbeddedSettings) -> None:

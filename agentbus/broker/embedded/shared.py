@@ -148,7 +148,12 @@ def _end(places: Places, state: dict[str, Any], deadline: float) -> None:
     while not (_is_free(places.keeper_lock) and _is_free(places.data_lock)):
         if time.monotonic() >= deadline:
             raise BrokerUnavailable(f"The broker of {places.folder} did not end in time; see {places.log}.")
-        if not ordered:
+        newer = _read_state(places)
+        if newer is not None and newer["pid"] != state["pid"]:
+            # Another server on the same data: of a keeper that came late, launched by a starter that was
+            # killed, or in place of one that crashed when it was to end.
+            state, ordered = newer, _order_shutdown(newer)
+        elif not ordered:
             _end_holders(places, state)
         time.sleep(_POLL_SECONDS)
 
