@@ -17,8 +17,7 @@ help: ## List the targets
 demo: environment-run ## A coordinator and four analysts review the standard library, with a crash
 	@$(PYTHON) -m examples.stdlib_review $(ARGS)
 
-# More than processors: half of the time a test waits, for a lease to end or a process to start.
-TEST_PROCESSES ?= 3
+TEST_PROCESSES ?= 2
 
 .PHONY: test
 test: environment-develop ## All tests; AGENTBUS_TEST_SERVER picks the server they run on

@@ -233,7 +233,8 @@ async def test_a_broker_that_forgets_everything_is_told_of_and_read_on(
                 await eventually(lambda: look.alive())
                 before = await commands(bus)
                 await asyncio.sleep(1.0)
-                assert await commands(bus) - before < 100, "nobody asks without a pause"
+                # Both lives of the agent join anew meanwhile; without a pause it would be thousands.
+                assert await commands(bus) - before < 400, "nobody asks without a pause"
 
 
 async def commands(bus: Bus) -> int:
