@@ -19,6 +19,7 @@ from tests.chaos.cast import LEASE, Cast
 from tests.chaos.figure import Figure, zero_of
 from tests.chaos.gate import Gate
 from tests.chaos.judges import Finding
+from tests.chaos.mishaps import broken_told, causes_told
 from tests.chaos.plan import CHANNELS, faults
 from tests.chaos.reading_judge import judge_reading
 from tests.chaos.readings import Reading, read
@@ -197,15 +198,9 @@ def channel_figure_of(result: ChannelResult) -> Figure:
     counts, faults_ = result.finding.counts, result.broken.total()
     figure = Figure("Channels", "Subscribers of channels, killed and frozen with their broker and publishers")
     figure.problems, figure.seconds = result.finding.problems, result.seconds
-    causes = (
-        "death of the owner",
-        "the owner lost its lease",
-        "restart of the broker",
-        "retry after a failure",
-    )
     figure.rows = {
         "messages, to four subscribing agents": f"{result.published['messages']:,}",
-        "killed or frozen": f"{faults_} ({', '.join(f'{n} {c}' for n, c in result.broken.most_common())})",
+        "killed or frozen": broken_told(result.broken),
         "stored; refused": f"{result.published['stored']:,}; {result.published['refused']:,}",
         "handled, by all of them; dead letters": f"{counts['handled']:,}; {counts['dead letters']:,}",
         "trimmed while their reader was away, each told as missing": f"{counts['missed']:,}",
@@ -214,7 +209,7 @@ def channel_figure_of(result: ChannelResult) -> Figure:
         "first deliveries in order, where order is promised": f"{counts['first deliveries in order']:,}",
         "out of order": zero_of(counts["out of order"], faults_, "fault"),
         "two handlers of one such agent at a time": zero_of(counts["beside another"], faults_, "fault"),
-        "deliveries beyond the first": "; ".join(f"{cause} {counts[cause]:,}" for cause in causes),
+        "deliveries beyond the first": causes_told(counts),
         "without a cause": zero_of(counts["without a cause"], faults_, "fault"),
         "not marked as redelivered": zero_of(counts["not marked as redelivered"], faults_, "fault"),
         "books of inboxes that closed": f"{result.books_closed:,}",

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from tests.chaos.checker import BROKER_RESTART, LEASE_LOST, OWNER_DEATH
+from tests.chaos.checker import BROKER_RESTART, LEASE_LOST, OWNER_DEATH, RETRY
 from tests.chaos.history import Record
+
+#: Why a message is delivered again.
+_CAUSES = (OWNER_DEATH, LEASE_LOST, BROKER_RESTART, RETRY)
+
+
+def causes_told(counts: Counter[str]) -> str:
+    """Say how often each cause was found."""
+    return "; ".join(f"{cause} {counts[cause]:,}" for cause in _CAUSES)
+
+
+def broken_told(broken: Counter[str]) -> str:
+    """Say how many processes were killed or frozen, and of which kind."""
+    return f"{broken.total()} ({', '.join(f'{kind} {many}' for kind, many in broken.most_common())})"
 
 
 class Mishaps:

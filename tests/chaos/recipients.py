@@ -24,6 +24,7 @@ from tests.chaos.gate import Gate
 from tests.chaos.judges import Finding
 from tests.chaos.mail import INBOX, Mail, Writer
 from tests.chaos.mail_judge import WATCHED, judge_mail
+from tests.chaos.mishaps import broken_told, causes_told
 from tests.chaos.plan import RECIPIENTS, faults
 from tests.chaos.readings import logged
 from tests.chaos.stage import RunFailed, Stage
@@ -215,22 +216,16 @@ def recipients_figure_of(result: RecipientsResult) -> Figure:
     counts, broken = result.finding.counts, result.broken.total()
     figure = Figure("Recipients", "Several recipients, direct messages and copies, through kills and freezes")
     figure.problems, figure.seconds = result.finding.problems, result.seconds
-    causes = (
-        "death of the owner",
-        "the owner lost its lease",
-        "restart of the broker",
-        "retry after a failure",
-    )
     figure.rows = {
         "messages, by five writers": f"{counts['messages']:,}",
-        "killed or frozen": f"{broken} ({', '.join(f'{n} {c}' for n, c in result.broken.most_common())})",
+        "killed or frozen": broken_told(result.broken),
         "told stored; refused": f"{counts['promised to somebody']:,}; {counts['refused']:,}, by recipient",
         "copies due; messages in logs": f"{counts['copies due']:,}; {counts['messages in logs']:,}",
         "copies that a dead or hasty sender owed, made by others": f"{counts['made good']:,}",
         "handled; dead letters": f"{counts['handled']:,}; {counts['dead letters']:,}",
         "receipts compared": f"{counts['receipts']:,}",
         **{name: zero_of(counts[name], broken, "fault") for name in WATCHED},
-        "deliveries beyond the first": "; ".join(f"{cause} {counts[cause]:,}" for cause in causes),
+        "deliveries beyond the first": causes_told(counts),
         "books of inboxes that closed": f"{result.books_closed:,}",
     }
     return figure

@@ -10,7 +10,6 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
-import redis.asyncio
 
 from agentbus import Bus, BusSettings, PublishRefused, PublishTimeout, QueueFull
 from agentbus.broker import keys
@@ -51,13 +50,6 @@ def heard(bus: Bus) -> list[Event]:
     events: list[Event] = []
     bus.events.listen(events.append)
     return events
-
-
-@pytest.fixture
-async def client(broker: BrokerForTests) -> AsyncIterator[Any]:
-    opened = redis.asyncio.Redis.from_url(broker.url, protocol=2)
-    yield opened
-    await opened.aclose()
 
 
 _OF_ALL_KINDS = """
