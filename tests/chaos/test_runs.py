@@ -93,7 +93,7 @@ def test_channels_lose_nothing_and_keep_their_order_through_kills_and_freezes(
     # Each judge had something to judge.
     counts = result.finding.counts
     assert counts["first deliveries in order"] > 800
-    assert counts["retry after a failure"] > 10 and counts["dead letters"] and counts["missed"]
+    assert counts["retry after a failure"] > 10 and counts["missed"]
 
 
 @pytest.mark.timeout(180)
@@ -106,7 +106,7 @@ def test_named_recipients_lose_nothing_and_have_true_receipts_through_kills_and_
     # Each judge had something to judge.
     counts = result.finding.counts
     assert counts["receipts"] > 600 and counts["copies due"] > 300 and counts["messages in logs"] > 200
-    assert counts["refused"] and counts["dead letters"]
+    assert counts["refused"] and counts["retry after a failure"]
 
 
 @pytest.mark.timeout(120)
